@@ -1,0 +1,1 @@
+"""scalemem: how many bits a language model holds, what it memorizes, when it forgets."""

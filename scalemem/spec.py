@@ -1,0 +1,235 @@
+"""What a run is: frozen dataclasses, validation with one clear line, canonical JSON and `run_id`.
+
+A run's identity is its content. `run_id` hashes the canonical JSON, in which a field that equals its default is left out: so a
+field added later (with a default that means "as before") leaves the identity of every earlier run alone. A default never changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+import typing
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+
+class SpecError(ValueError):
+    """A spec that cannot be run. The message is one line: field, value, what is legal, how to mend it."""
+
+
+def _field(default: Any = MISSING, *, low=None, high=None, choices=None, above=None, doc: str = "") -> Any:
+    """A dataclass field with its legal values: low <= x <= high, x > above, or x in choices."""
+    legal = {"low": low, "high": high, "above": above, "choices": choices, "doc": doc}
+    return dataclasses.field(default=default, metadata=legal)
+
+
+def _error(path: str, value: Any, legal: str, mend: str) -> SpecError:
+    shown = repr(value)
+    return SpecError(f"{path} = {shown if len(shown) < 80 else shown[:77] + '...'}: must be {legal}; {mend}")
+
+
+def _check_number(path: str, value: Any, kind: type, legal: typing.Mapping[str, Any]) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or (kind is int and value != int(value) if isinstance(
+            value, (int, float)) and math.isfinite(value) else True):
+        raise _error(path, value, "a whole number" if kind is int else "a finite number", f"write {path} as a number")
+    low, high, above = legal.get("low"), legal.get("high"), legal.get("above")
+    bounds = " and ".join(t for t in (f"at least {low}" if low is not None else "", f"above {above}" if above is not None else "",
+                                      f"at most {high}" if high is not None else "") if t)
+    if (low is not None and value < low) or (high is not None and value > high) or (above is not None and value <= above):
+        raise _error(path, value, bounds, f"choose a value in that range for {path}")
+    return kind(value)
+
+
+class _Checked:
+    """Validates every field on construction, from the annotations and the `_field` metadata."""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for f in fields(self):  # type: ignore[arg-type]
+            value = _check(f"{_name(type(self))}.{f.name}", getattr(self, f.name), hints[f.name], f.metadata)
+            object.__setattr__(self, f.name, value)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Rules between fields; subclasses raise SpecError."""
+
+
+def _name(cls: type) -> str:
+    return {"ModelSpec": "model", "DataSpec": "data", "OptimizerSpec": "optimizer", "Stage": "stage", "Probe": "probe",
+            "RunSpec": "run"}.get(cls.__name__, cls.__name__)
+
+
+def _check(path: str, value: Any, hint: Any, legal: typing.Mapping[str, Any]) -> Any:
+    origin = typing.get_origin(hint)
+    if origin is types.UnionType or origin is typing.Union:
+        options = [a for a in typing.get_args(hint) if a is not type(None)]
+        return None if value is None else _check(path, value, options[0], legal)
+    if origin is tuple:
+        item = typing.get_args(hint)[0]
+        if isinstance(value, (str, bytes)) or not isinstance(value, (list, tuple)):
+            raise _error(path, value, f"a list of {_name(item)}", f"write {path} as a list")
+        return tuple(_check(f"{path}[{i}]", v, item, {}) for i, v in enumerate(value))
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, hint):  # type: ignore[arg-type]
+            raise _error(path, value, f"a {hint.__name__}", f"build {path} with {hint.__name__}(...)")  # type: ignore[union-attr]
+        return value
+    if hint in (int, float):
+        return _check_number(path, value, hint, legal)
+    if not isinstance(value, hint):
+        raise _error(path, value, {str: "a string", bool: "true or false"}.get(hint, str(hint)), f"change the type of {path}")
+    if legal.get("choices") and value not in legal["choices"]:
+        raise _error(path, value, "one of " + ", ".join(legal["choices"]), f"choose one of these for {path}")
+    return value
+
+
+@dataclass(frozen=True)
+class ModelSpec(_Checked):
+    """Shape of a decoder-only transformer; the defaults are GPT-2's architecture (pre-LN, biases, learned positions, tied head)."""
+
+    d_model: int = _field(low=1, high=1 << 16, doc="width of the residual stream")
+    n_layers: int = _field(low=0, high=96, doc="blocks; 0 is embeddings, final norm and head")
+    n_heads: int = _field(low=1, doc="attention heads; must divide d_model")
+    vocab_size: int = _field(low=2, high=1 << 24, doc="tokens in the vocabulary")
+    seq_len: int = _field(low=2, high=1 << 20, doc="tokens in a sequence; the first is given, the others are scored")
+    arch: str = _field("gpt", doc="a name in scalemem.models")
+    norm: str = _field("layernorm", choices=("layernorm", "rmsnorm"))
+    position: str = _field("learned", choices=("learned", "rotary"))
+    mlp: str = _field("gelu", choices=("gelu", "swiglu"), doc="swiglu: gated, hidden width 8/3 d_model rounded up to a multiple of 4")
+    tied: bool = _field(True, doc="the head is the transposed token embedding")
+    init_std: float = _field(0.02, above=0, high=10, doc="std of initial weights; residual projections are divided by sqrt(2 L)")
+    param_dtype: str = _field("float32", choices=("float32", "bfloat16"), doc="what a stored weight is, also between steps")
+    compute_dtype: str = _field("float32", choices=("float32", "bfloat16"), doc="activations and matrix products in training")
+
+    def _check_together(self) -> None:
+        if self.d_model % self.n_heads:
+            raise _error("model.n_heads", self.n_heads, f"a divisor of model.d_model = {self.d_model}",
+                         f"try {_divisor_near(self.d_model, self.n_heads)}")
+        if self.position == "rotary" and (self.d_model // self.n_heads) % 2:
+            raise _error("model.position", self.position, "learned where the head size is odd",
+                         f"use fewer heads or an even head size (now {self.d_model // self.n_heads})")
+
+
+def _divisor_near(n: int, k: int) -> int:
+    return min((d for d in range(1, n + 1) if n % d == 0), key=lambda d: abs(d - k))
+
+
+@dataclass(frozen=True)
+class DataSpec(_Checked):
+    """A data set: `n_items` items of a generator; item i is a pure function of (key, i)."""
+
+    n_items: int = _field(low=1, high=(1 << 31) - 1, doc="sequences in the training set")
+    generator: str = _field("uniform", doc="a name in scalemem.data")
+
+
+@dataclass(frozen=True)
+class OptimizerSpec(_Checked):
+    """An Optax optimizer and its schedule: rate(step) = peak_lr * schedule(step)."""
+
+    peak_lr: float = _field(above=0, high=1e9, doc="peak learning rate")
+    name: str = _field("adam", doc="a name in scalemem.optimizers")
+    b1: float = _field(0.9, low=0, high=0.999999)
+    b2: float = _field(0.999, low=0, high=0.9999999)
+    eps: float = _field(1e-8, above=0, high=1)
+    weight_decay: float = _field(0.0, low=0, high=1e3, doc="decoupled: added to the update before the rate multiplies it")
+    schedule: str = _field("trapezoid", choices=("constant", "trapezoid", "cosine"))
+    warmup_steps: int = _field(0, low=0, doc="linear from 0; at most a tenth of the steps is used")
+    decay_fraction: float = _field(0.7, low=0, high=1, doc="trapezoid: last part of the steps, in which the rate falls linearly")
+    final_fraction: float = _field(0.0, low=0, high=1, doc="rate at the end, as a fraction of the peak")
+
+
+@dataclass(frozen=True)
+class Stage(_Checked):
+    """One stage of training: its data, how often each item is seen, in what order, and how."""
+
+    data: DataSpec
+    optimizer: OptimizerSpec
+    exposures: int = _field(low=0, high=1 << 40, doc="times that each item is seen (epochs)")
+    batch_size: int = _field(low=1, doc="items an optimizer step; the last step of an epoch takes what is left")
+    objective: str = _field("next_token", doc="a name in scalemem.objectives")
+    order: str = _field("permuted", choices=("permuted", "sequential"), doc="a fresh permutation each epoch, or items 0..n-1")
+
+    def _check_together(self) -> None:
+        if self.batch_size > self.data.n_items:
+            raise _error("stage.batch_size", self.batch_size, f"at most data.n_items = {self.data.n_items}",
+                         "lower the batch or add items")
+
+
+@dataclass(frozen=True)
+class Probe(_Checked):
+    """A measure and when it is taken: at the end, or also at exposures 1, 2, 4, 8, ..."""
+
+    measure: str = _field(doc="a name in scalemem.measure")
+    at: str = _field("end", choices=("end", "powers_of_two"))
+
+
+@dataclass(frozen=True)
+class RunSpec(_Checked):
+    """One training run: model, stages in order, probes, seed. Its canonical JSON is its identity."""
+
+    model: ModelSpec
+    stages: tuple[Stage, ...]
+    probes: tuple[Probe, ...]
+    seed: int = _field(0, low=0, high=(1 << 31) - 1)
+
+    def _check_together(self) -> None:
+        if len(self.stages) != 1:
+            raise _error("run.stages", len(self.stages), "a list of exactly one stage",
+                         "runs of several stages are not trained by this version")
+        if not self.probes:
+            raise _error("run.probes", [], "at least one probe", "add Probe('capacity'), or nothing is measured")
+
+
+def to_dict(spec: Any, *, defaults: bool = True) -> Any:
+    """A spec as plain dicts and lists; with `defaults=False` fields that equal their default are left out."""
+    if dataclasses.is_dataclass(spec):
+        pairs = ((f, getattr(spec, f.name)) for f in fields(spec))
+        return {f.name: to_dict(v, defaults=defaults) for f, v in pairs if defaults or f.default is MISSING or v != f.default}
+    if isinstance(spec, tuple):
+        return [to_dict(v, defaults=defaults) for v in spec]
+    return spec
+
+
+def from_dict(cls: Any, value: Any, path: str = "") -> Any:
+    """The inverse of `to_dict`; unknown and missing fields raise SpecError with the path of the field."""
+    path = path or _name(cls)
+    if not isinstance(value, dict):
+        raise _error(path, value, "a table of fields", f"write {path} as an object")
+    known = {f.name: f for f in fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for key in value:
+        if key not in known:
+            raise SpecError(f"{path}.{key}: unknown field; legal: {', '.join(known)}; remove or rename it")
+    for name, f in known.items():
+        if name not in value and f.default is MISSING:
+            raise SpecError(f"{path}.{name}: missing; legal: {f.metadata.get('doc') or hints[name]}; add the field")
+    return cls(**{k: _build(hints[k], v, f"{path}.{k}") for k, v in value.items()})
+
+
+def _build(hint: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value, path)
+    if typing.get_origin(hint) is tuple and dataclasses.is_dataclass(typing.get_args(hint)[0]):
+        if not isinstance(value, (list, tuple)):
+            raise _error(path, value, "a list", f"write {path} as a list")
+        return tuple(from_dict(typing.get_args(hint)[0], v, f"{path}[{i}]") for i, v in enumerate(value))
+    return value
+
+
+def canonical_json(spec: RunSpec) -> str:
+    """Canonical JSON: sorted keys, no spaces, shortest floats, fields at their default left out."""
+    return json.dumps(to_dict(spec, defaults=False), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def run_id(spec: RunSpec) -> str:
+    """Identity of a run: the first 16 hexadecimal digits of SHA-256 of its canonical JSON.
+
+    >>> from scalemem.spec import *
+    >>> m = ModelSpec(d_model=16, n_layers=1, n_heads=4, vocab_size=128, seq_len=32)
+    >>> s = Stage(data=DataSpec(n_items=128), optimizer=OptimizerSpec(peak_lr=0.02), exposures=125, batch_size=16)
+    >>> len(run_id(RunSpec(model=m, stages=(s,), probes=(Probe("capacity"),))))
+    16
+    """
+    return hashlib.sha256(canonical_json(spec).encode()).hexdigest()[:16]
