@@ -1,15 +1,18 @@
 """What a run is: frozen dataclasses, validation with one clear line, canonical JSON and `run_id`.
 
-A run's identity is its content. `run_id` hashes the canonical JSON, in which a field that equals its default is left out: so a
-field added later (with a default that means "as before") leaves the identity of every earlier run alone. A default never changes.
+A run's identity is its content. `run_id` hashes the canonical JSON, in which a field that equals its default is left
+out: so a field added later (with a default that means "as before") leaves the identity of every earlier run alone.
+A default never changes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
+import numbers
 import types
 import typing
 from dataclasses import MISSING, dataclass, fields
@@ -20,34 +23,55 @@ class SpecError(ValueError):
     """A spec that cannot be run. The message is one line: field, value, what is legal, how to mend it."""
 
 
-def _field(default: Any = MISSING, *, low=None, high=None, choices=None, above=None, doc: str = "") -> Any:
-    """A dataclass field with its legal values: low <= x <= high, x > above, or x in choices."""
-    legal = {"low": low, "high": high, "above": above, "choices": choices, "doc": doc}
+def _field(default: Any = MISSING, *, low=None, high=None, choices=None, above=None, name=False, doc: str = "") -> Any:
+    """A dataclass field with its legal values: low <= x <= high, x > above, x in choices, or the name of a module."""
+    legal = {"low": low, "high": high, "above": above, "choices": choices, "name": name, "doc": doc}
     return dataclasses.field(default=default, metadata=legal)
 
 
+def _show(value: Any) -> str:
+    """`repr` on one line of at most 80 characters, also where `repr` itself is long, of several lines or fails."""
+    try:
+        shown = " ".join(repr(value).split())
+    except (ValueError, RecursionError):
+        shown = f"<a very large {type(value).__name__}>"
+    return shown if len(shown) < 80 else shown[:77] + "..."
+
+
 def _error(path: str, value: Any, legal: str, mend: str) -> SpecError:
-    shown = repr(value)
-    return SpecError(f"{path} = {shown if len(shown) < 80 else shown[:77] + '...'}: must be {legal}; {mend}")
+    return SpecError(f"{path} = {_show(value)}: must be {legal}; {mend}")
 
 
 def _check_number(path: str, value: Any, kind: type, legal: typing.Mapping[str, Any]) -> Any:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or (kind is int and value != int(value) if isinstance(
-            value, (int, float)) and math.isfinite(value) else True):
-        raise _error(path, value, "a whole number" if kind is int else "a finite number", f"write {path} as a number")
+    """`value` as an exact `kind` within its bounds: 125.0 is the integer 125, 1 is the float 1.0, True is neither."""
+    number = None
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        try:
+            number = kind(value)
+        except (ValueError, OverflowError):  # int(nan), int(inf), float(10**400)
+            number = None
+    if number is None or (number != value if kind is int else not math.isfinite(number)):
+        noun = "a whole number" if kind is int else "a finite number"
+        raise _error(path, value, noun, f"write {noun} for {path}")
     low, high, above = legal.get("low"), legal.get("high"), legal.get("above")
-    bounds = " and ".join(t for t in (f"at least {low}" if low is not None else "", f"above {above}" if above is not None else "",
-                                      f"at most {high}" if high is not None else "") if t)
-    if (low is not None and value < low) or (high is not None and value > high) or (above is not None and value <= above):
-        raise _error(path, value, bounds, f"choose a value in that range for {path}")
-    return kind(value)
+    too_low = (low is not None and number < low) or (above is not None and number <= above)
+    if too_low or (high is not None and number > high):
+        bounds = (("at least", low), ("above", above), ("at most", high))
+        raise _error(path, value, " and ".join(f"{word} {limit}" for word, limit in bounds if limit is not None),
+                     f"choose a value in that range for {path}")
+    return number
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 class _Checked:
     """Validates every field on construction, from the annotations and the `_field` metadata."""
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
+        hints = _hints(type(self))
         for f in fields(self):  # type: ignore[arg-type]
             value = _check(f"{_name(type(self))}.{f.name}", getattr(self, f.name), hints[f.name], f.metadata)
             object.__setattr__(self, f.name, value)
@@ -73,35 +97,38 @@ def _check(path: str, value: Any, hint: Any, legal: typing.Mapping[str, Any]) ->
             raise _error(path, value, f"a list of {_name(item)}", f"write {path} as a list")
         return tuple(_check(f"{path}[{i}]", v, item, {}) for i, v in enumerate(value))
     if dataclasses.is_dataclass(hint):
-        if not isinstance(value, hint):  # type: ignore[arg-type]
-            raise _error(path, value, f"a {hint.__name__}", f"build {path} with {hint.__name__}(...)")  # type: ignore[union-attr]
+        if not isinstance(value, hint):
+            raise _error(path, value, f"a {hint.__name__}", f"build {path} with {hint.__name__}(...)")
         return value
     if hint in (int, float):
         return _check_number(path, value, hint, legal)
     if not isinstance(value, hint):
-        raise _error(path, value, {str: "a string", bool: "true or false"}.get(hint, str(hint)), f"change the type of {path}")
+        legal_type = {str: "a string", bool: "true or false"}.get(hint, str(hint))
+        raise _error(path, value, legal_type, f"change the type of {path}")
     if legal.get("choices") and value not in legal["choices"]:
         raise _error(path, value, "one of " + ", ".join(legal["choices"]), f"choose one of these for {path}")
+    if legal.get("name") and not (value.isascii() and value.isidentifier()):
+        raise _error(path, value, legal["doc"], f"write {path} as letters, digits and underscores")
     return value
 
 
 @dataclass(frozen=True)
 class ModelSpec(_Checked):
-    """Shape of a decoder-only transformer; the defaults are GPT-2's architecture (pre-LN, biases, learned positions, tied head)."""
+    """Shape of a decoder-only transformer; by default GPT-2's: pre-LN, biases, learned positions, tied head."""
 
     d_model: int = _field(low=1, high=1 << 16, doc="width of the residual stream")
     n_layers: int = _field(low=0, high=96, doc="blocks; 0 is embeddings, final norm and head")
     n_heads: int = _field(low=1, doc="attention heads; must divide d_model")
     vocab_size: int = _field(low=2, high=1 << 24, doc="tokens in the vocabulary")
     seq_len: int = _field(low=2, high=1 << 20, doc="tokens in a sequence; the first is given, the others are scored")
-    arch: str = _field("gpt", doc="a name in scalemem.models")
+    arch: str = _field("gpt", name=True, doc="a name in scalemem.models")
     norm: str = _field("layernorm", choices=("layernorm", "rmsnorm"))
     position: str = _field("learned", choices=("learned", "rotary"))
-    mlp: str = _field("gelu", choices=("gelu", "swiglu"), doc="swiglu: gated, hidden width 8/3 d_model rounded up to a multiple of 4")
+    mlp: str = _field("gelu", choices=("gelu", "swiglu"), doc="swiglu: gated, 8/3 d_model wide, rounded up to 4k")
     tied: bool = _field(True, doc="the head is the transposed token embedding")
-    init_std: float = _field(0.02, above=0, high=10, doc="std of initial weights; residual projections are divided by sqrt(2 L)")
-    param_dtype: str = _field("float32", choices=("float32", "bfloat16"), doc="what a stored weight is, also between steps")
-    compute_dtype: str = _field("float32", choices=("float32", "bfloat16"), doc="activations and matrix products in training")
+    init_std: float = _field(0.02, above=0, high=10, doc="std of initial weights; residual projections: / sqrt(2 L)")
+    param_dtype: str = _field("float32", choices=("float32", "bfloat16"), doc="of a stored weight, also between steps")
+    compute_dtype: str = _field("float32", choices=("float32", "bfloat16"), doc="of matrix products in training")
 
     def _check_together(self) -> None:
         if self.d_model % self.n_heads:
@@ -121,7 +148,7 @@ class DataSpec(_Checked):
     """A data set: `n_items` items of a generator; item i is a pure function of (key, i)."""
 
     n_items: int = _field(low=1, high=(1 << 31) - 1, doc="sequences in the training set")
-    generator: str = _field("uniform", doc="a name in scalemem.data")
+    generator: str = _field("uniform", name=True, doc="a name in scalemem.data")
 
 
 @dataclass(frozen=True)
@@ -129,14 +156,14 @@ class OptimizerSpec(_Checked):
     """An Optax optimizer and its schedule: rate(step) = peak_lr * schedule(step)."""
 
     peak_lr: float = _field(above=0, high=1e9, doc="peak learning rate")
-    name: str = _field("adam", doc="a name in scalemem.optimizers")
+    name: str = _field("adam", name=True, doc="a name in scalemem.optimizers")
     b1: float = _field(0.9, low=0, high=0.999999)
     b2: float = _field(0.999, low=0, high=0.9999999)
     eps: float = _field(1e-8, above=0, high=1)
-    weight_decay: float = _field(0.0, low=0, high=1e3, doc="decoupled: added to the update before the rate multiplies it")
+    weight_decay: float = _field(0.0, low=0, high=1e3, doc="decoupled: added to the update, then times the rate")
     schedule: str = _field("trapezoid", choices=("constant", "trapezoid", "cosine"))
     warmup_steps: int = _field(0, low=0, doc="linear from 0; at most a tenth of the steps is used")
-    decay_fraction: float = _field(0.7, low=0, high=1, doc="trapezoid: last part of the steps, in which the rate falls linearly")
+    decay_fraction: float = _field(0.7, low=0, high=1, doc="trapezoid: last part of the steps, with a falling rate")
     final_fraction: float = _field(0.0, low=0, high=1, doc="rate at the end, as a fraction of the peak")
 
 
@@ -148,8 +175,8 @@ class Stage(_Checked):
     optimizer: OptimizerSpec
     exposures: int = _field(low=0, high=1 << 40, doc="times that each item is seen (epochs)")
     batch_size: int = _field(low=1, doc="items an optimizer step; the last step of an epoch takes what is left")
-    objective: str = _field("next_token", doc="a name in scalemem.objectives")
-    order: str = _field("permuted", choices=("permuted", "sequential"), doc="a fresh permutation each epoch, or items 0..n-1")
+    objective: str = _field("next_token", name=True, doc="a name in scalemem.objectives")
+    order: str = _field("permuted", choices=("permuted", "sequential"), doc="permuted afresh each epoch, or items 0..n-1")
 
     def _check_together(self) -> None:
         if self.batch_size > self.data.n_items:
@@ -161,7 +188,7 @@ class Stage(_Checked):
 class Probe(_Checked):
     """A measure and when it is taken: at the end, or also at exposures 1, 2, 4, 8, ..."""
 
-    measure: str = _field(doc="a name in scalemem.measure")
+    measure: str = _field(name=True, doc="a name in scalemem.measure")
     at: str = _field("end", choices=("end", "powers_of_two"))
 
 
@@ -183,25 +210,56 @@ class RunSpec(_Checked):
 
 
 def to_dict(spec: Any, *, defaults: bool = True) -> Any:
-    """A spec as plain dicts and lists; with `defaults=False` fields that equal their default are left out."""
+    """A spec as plain dicts, lists, numbers, strings and booleans.
+
+    Args:
+      spec: a ModelSpec, DataSpec, OptimizerSpec, Stage, Probe or RunSpec, or a value of one of their fields.
+      defaults: False leaves out the fields that equal their default.
+
+    Returns:
+      What `from_dict` turns back into an equal spec, with or without the defaults.
+
+    >>> to_dict(DataSpec(n_items=128)), to_dict(DataSpec(n_items=128), defaults=False)
+    ({'n_items': 128, 'generator': 'uniform'}, {'n_items': 128})
+    """
     if dataclasses.is_dataclass(spec):
         pairs = ((f, getattr(spec, f.name)) for f in fields(spec))
-        return {f.name: to_dict(v, defaults=defaults) for f, v in pairs if defaults or f.default is MISSING or v != f.default}
+        kept = ((f, v) for f, v in pairs if defaults or f.default is MISSING or v != f.default)
+        return {f.name: to_dict(v, defaults=defaults) for f, v in kept}
     if isinstance(spec, tuple):
         return [to_dict(v, defaults=defaults) for v in spec]
     return spec
 
 
 def from_dict(cls: Any, value: Any, path: str = "") -> Any:
-    """The inverse of `to_dict`; unknown and missing fields raise SpecError with the path of the field."""
+    """The inverse of `to_dict`.
+
+    Args:
+      cls: ModelSpec, DataSpec, OptimizerSpec, Stage, Probe or RunSpec.
+      value: a dict of its fields; fields that have a default may be left out.
+      path: what messages call this value; the name of the class in lower case if empty.
+
+    Returns:
+      A validated `cls`.
+
+    Raises:
+      SpecError: a field is unknown, missing, of the wrong type or out of range; one line that names it.
+
+    >>> from_dict(DataSpec, {"n_items": 128.0})
+    DataSpec(n_items=128, generator='uniform')
+    >>> from_dict(DataSpec, {"n_item": 128})
+    Traceback (most recent call last):
+    scalemem.spec.SpecError: data.n_item: unknown field; legal: n_items, generator; remove or rename it
+    """
     path = path or _name(cls)
     if not isinstance(value, dict):
         raise _error(path, value, "a table of fields", f"write {path} as an object")
     known = {f.name: f for f in fields(cls)}
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     for key in value:
         if key not in known:
-            raise SpecError(f"{path}.{key}: unknown field; legal: {', '.join(known)}; remove or rename it")
+            shown = key if str(key).isidentifier() and len(key) < 40 else _show(key)
+            raise SpecError(f"{path}.{shown}: unknown field; legal: {', '.join(known)}; remove or rename it")
     for name, f in known.items():
         if name not in value and f.default is MISSING:
             raise SpecError(f"{path}.{name}: missing; legal: {f.metadata.get('doc') or hints[name]}; add the field")
@@ -219,7 +277,10 @@ def _build(hint: Any, value: Any, path: str) -> Any:
 
 
 def canonical_json(spec: RunSpec) -> str:
-    """Canonical JSON: sorted keys, no spaces, shortest floats, fields at their default left out."""
+    """Canonical JSON of a run: sorted keys, no spaces, shortest floats, fields at their default left out.
+
+    Two specs that mean the same run have the same text, and `from_dict(RunSpec, json.loads(text))` gives the spec back.
+    """
     return json.dumps(to_dict(spec, defaults=False), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
