@@ -96,7 +96,7 @@ def _check(path: str, value: Any, hint: Any, legal: typing.Mapping[str, Any]) ->
         if isinstance(value, (str, bytes)) or not isinstance(value, (list, tuple)):
             raise _error(path, value, f"a list of {_name(item)}", f"write {path} as a list")
         return tuple(_check(f"{path}[{i}]", v, item, {}) for i, v in enumerate(value))
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not isinstance(value, hint):
             raise _error(path, value, f"a {hint.__name__}", f"build {path} with {hint.__name__}(...)")
         return value
@@ -176,7 +176,7 @@ class Stage(_Checked):
     exposures: int = _field(low=0, high=1 << 40, doc="times that each item is seen (epochs)")
     batch_size: int = _field(low=1, doc="items an optimizer step; the last step of an epoch takes what is left")
     objective: str = _field("next_token", name=True, doc="a name in scalemem.objectives")
-    order: str = _field("permuted", choices=("permuted", "sequential"), doc="permuted afresh each epoch, or items 0..n-1")
+    order: str = _field("permuted", choices=("permuted", "sequential"), doc="a fresh permutation an epoch, or 0..n-1")
 
     def _check_together(self) -> None:
         if self.batch_size > self.data.n_items:
@@ -258,7 +258,7 @@ def from_dict(cls: Any, value: Any, path: str = "") -> Any:
     hints = _hints(cls)
     for key in value:
         if key not in known:
-            shown = key if str(key).isidentifier() and len(key) < 40 else _show(key)
+            shown = key if isinstance(key, str) and key.isidentifier() and len(key) < 40 else _show(key)
             raise SpecError(f"{path}.{shown}: unknown field; legal: {', '.join(known)}; remove or rename it")
     for name, f in known.items():
         if name not in value and f.default is MISSING:

@@ -1,0 +1,127 @@
+"""What a spec costs and contains, before anything runs: parameters, steps, tokens, FLOPs and bits, in exact arithmetic.
+
+L, d, V, S: `n_layers`, `d_model`, `vocab_size`, `seq_len`; h: width of the gated MLP; n: `n_items`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from scalemem.spec import ModelSpec, RunSpec, Stage
+
+
+def mlp_width(model: ModelSpec) -> int:
+    """Hidden units of the MLP: 4 d for gelu, and for swiglu 8 d / 3 rounded up to a multiple of 4.
+
+    >>> m = dict(d_model=16, n_layers=1, n_heads=4, vocab_size=128, seq_len=32)
+    >>> mlp_width(ModelSpec(**m)), mlp_width(ModelSpec(**m, mlp="swiglu"))
+    (64, 44)
+    """
+    return 4 * model.d_model if model.mlp == "gelu" else 4 * -(-2 * model.d_model // 3)
+
+
+def n_params(model: ModelSpec) -> int:
+    """Trainable scalars of a model, embeddings included.
+
+    P = V d + S d + L (12 d^2 + 13 d) + 2 d for the defaults. Every linear layer has a bias except the head. rmsnorm
+    drops the d biases of each norm, rotary the S d positions; swiglu replaces the MLP's 8 d^2 + 5 d by 3 d h + 2 h + d;
+    an untied head adds V d.
+
+    >>> n_params(ModelSpec(d_model=128, n_layers=2, n_heads=4, vocab_size=2048, seq_len=64))
+    667136
+
+    Source: Morris et al. 2025 (arXiv 2505.24832); reproduces every parameter count in the capacity table there.
+    """
+    d, h = model.d_model, mlp_width(model)
+    norm = 2 * d if model.norm == "layernorm" else d
+    attention = (d * 3 * d + 3 * d) + (d * d + d)
+    mlp = (d * h + h) + (h * d + d) + ((d * h + h) if model.mlp == "swiglu" else 0)
+    positions = model.seq_len * d if model.position == "learned" else 0
+    head = 0 if model.tied else d * model.vocab_size
+    return model.vocab_size * d + positions + model.n_layers * (attention + mlp + 2 * norm) + norm + head
+
+
+def steps(stage: Stage) -> int:
+    """Optimizer steps of a stage: exposures * ceil(n_items / batch_size); the last step of an epoch may be smaller."""
+    return stage.exposures * -(-stage.data.n_items // stage.batch_size)
+
+
+def scored_tokens(model: ModelSpec, stage: Stage) -> int:
+    """Tokens whose loss is trained on in a stage: exposures * n_items * (S - 1); the first token is given."""
+    return stage.exposures * stage.data.n_items * (model.seq_len - 1)
+
+
+def tokens(model: ModelSpec, stage: Stage) -> int:
+    """Tokens of the sequences read in a stage: exposures * n_items * S."""
+    return stage.exposures * stage.data.n_items * model.seq_len
+
+
+def train_flops(run: RunSpec) -> float:
+    """Floating-point operations of training a run: forward and backward matrix products of all tokens read.
+
+    A token costs 6 (12 L d^2 + V d) + 12 L S d; for swiglu 4 d^2 + 3 d h stands in the place of 12 d^2. Norms, softmax
+    and the optimizer are not counted, nor is the causal half of attention taken off. Probes are not counted.
+
+    >>> m = ModelSpec(d_model=32, n_layers=1, n_heads=4, vocab_size=128, seq_len=32)
+    >>> from scalemem.spec import DataSpec, OptimizerSpec, Probe
+    >>> s = Stage(data=DataSpec(n_items=10), optimizer=OptimizerSpec(peak_lr=0.01), exposures=1, batch_size=10)
+    >>> train_flops(RunSpec(model=m, stages=(s,), probes=(Probe("capacity"),))) / 320
+    110592.0
+    """
+    model = run.model
+    d, n_layers = model.d_model, model.n_layers
+    mlp_matrices = (2 if model.mlp == "gelu" else 3) * d * mlp_width(model)
+    matrices = n_layers * (4 * d * d + mlp_matrices) + model.vocab_size * d
+    token = 6 * matrices + 12 * n_layers * model.seq_len * d
+    return float(token * sum(tokens(model, stage) for stage in run.stages))
+
+
+def data_bits(run: RunSpec) -> float:
+    """Bits in the scored tokens of a run's first data set, given the first token of each item: n (S - 1) log2 V.
+
+    NaN for a generator whose items are not uniform tokens: only the generator knows its entropy.
+    """
+    data = run.stages[0].data
+    if data.generator != "uniform":
+        return math.nan
+    return data.n_items * (run.model.seq_len - 1) * math.log2(run.model.vocab_size)
+
+
+def data_bits_all_tokens(run: RunSpec) -> float:
+    """Bits in all tokens of a run's first data set: n S log2 V, the convention of Morris et al.; NaN as in `data_bits`.
+
+    Larger than `data_bits` by S / (S - 1), although the first token of an item is never predicted.
+    """
+    return data_bits(run) / (run.model.seq_len - 1) * run.model.seq_len
+
+
+def summary(run: RunSpec) -> dict[str, Any]:
+    """A run as one flat row: what identifies it for a reader and what it costs, with units in the column names.
+
+    Returns:
+      `steps`, `train_tokens` (read, S an item), `scored_tokens` and `train_flops` are sums over the stages;
+      `data_bits_per_param` = `data_bits` / `n_params`; data and optimizer are those of the first stage.
+    """
+    model, stage = run.model, run.stages[0]
+    return {
+        "n_params": n_params(model),
+        **{name: getattr(model, name) for name in (
+            "arch", "n_layers", "d_model", "n_heads", "vocab_size", "seq_len", "norm", "position", "mlp", "tied",
+            "param_dtype", "compute_dtype")},
+        "generator": stage.data.generator,
+        "n_items": stage.data.n_items,
+        "exposures": stage.exposures,
+        "batch_size": stage.batch_size,
+        "peak_lr": stage.optimizer.peak_lr,
+        "optimizer": stage.optimizer.name,
+        "schedule": stage.optimizer.schedule,
+        "seed": run.seed,
+        "steps": sum(steps(s) for s in run.stages),
+        "train_tokens": sum(tokens(model, s) for s in run.stages),
+        "scored_tokens": sum(scored_tokens(model, s) for s in run.stages),
+        "train_flops": train_flops(run),
+        "data_bits": data_bits(run),
+        "data_bits_all_tokens": data_bits_all_tokens(run),
+        "data_bits_per_param": data_bits(run) / n_params(model),
+    }
