@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,9 +48,9 @@ class Axis:
             raise SpecError(f"tune(best={self.best!r}): must be lowest or highest; choose one of these")
         for cell in self.values:
             for value in cell.values() if isinstance(cell, Mapping) else [cell]:
-                if not isinstance(value, (int, float, str)):
-                    raise SpecError(f"{self.role}(...): a value of type {type(value).__name__}; legal: int, float, str, "
-                                    "bool or a dict {path: value}; unpack a list as grid(*values)")
+                if not isinstance(value, (numbers.Real, str)):
+                    raise SpecError(f"{self.role}(...): a value of type {type(value).__name__}; legal: number, str, "
+                                    "bool or dict {path: value}; unpack a list as grid(*values)")
 
 
 def grid(*values: Value | Cell) -> Axis:

@@ -1,0 +1,102 @@
+"""Rows to Parquet bytes and back, columns united across parts; pyarrow is imported where it is used."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from scalemem.durable import StoreError, StoreWarning
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_PLAIN = (float, int, str, bool, type(None))
+
+
+def encode(name: str, rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Parquet bytes of rows, with every column that any row has; a value that a row lacks is null.
+
+    Raises:
+      StoreError: a column mixes types that have no common one.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {}
+    for column in dict.fromkeys(key for row in rows for key in row):
+        values = [value if type(value) in _PLAIN else _plain(value) for value in (row.get(column) for row in rows)]
+        try:
+            columns[column] = pa.array(values)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            types = ", ".join(sorted({type(value).__name__ for value in values}))
+            raise StoreError(f"table {name}, column {column}: values of types {types} make no column "
+                             f"({' '.join(str(error).split())[:100]}); give it numbers, strings or booleans") from None
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink, compression="zstd", use_dictionary=["run_id"])  # type: ignore[arg-type]
+    return sink.getvalue().to_pybytes()
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy or JAX scalar as a Python number."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
+def decode(content: bytes, run_ids: set[str] | None = None) -> pa.Table:
+    """The rows of Parquet bytes; only those of `run_ids`, if given."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
+    if run_ids is None:
+        return table
+    return table.filter(pc.is_in(table["run_id"], value_set=pa.array(sorted(run_ids))))  # type: ignore[attr-defined]
+
+
+def to_bytes(table: pa.Table, suffix: str) -> bytes:
+    """A table as the content of a .csv or .parquet file; in CSV null is an empty field and NaN is nan."""
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    if suffix == ".csv":
+        pyarrow.csv.write_csv(table, sink)
+    else:
+        pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+def unite(pieces: Sequence[pa.Table], where: str) -> pa.Table:
+    """One table of all pieces, sorted by run_id and within a run in the order of the pieces.
+
+    A column that a piece lacks is null there; integers and floats unite to floats; other types that differ unite to
+    strings, with a StoreWarning that names the column.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        table = pa.concat_tables(pieces, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        types: dict[str, set[pa.DataType]] = {}
+        for field in (field for piece in pieces for field in piece.schema):
+            types.setdefault(field.name, set()).add(field.type)
+        mixed = {name for name, found in types.items() if not _unite(found)}
+        warnings.warn(f"{where}, column {', '.join(sorted(mixed))}: written with different types; read as strings",
+                      StoreWarning, stacklevel=3)
+        pieces = [piece.cast(pa.schema([pa.field(f.name, pa.string()) if f.name in mixed else f for f in piece.schema]))
+                  for piece in pieces]
+        table = pa.concat_tables(pieces, promote_options="permissive")
+    return table.take(pc.sort_indices(table, sort_keys=[("run_id", "ascending")]))  # type: ignore[attr-defined]
+
+
+def _unite(types: set[pa.DataType]) -> bool:
+    import pyarrow as pa
+
+    try:
+        pa.unify_schemas([pa.schema([("column", t)]) for t in types], promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return False
+    return True

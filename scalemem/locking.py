@@ -1,0 +1,167 @@
+"""Who works on a store now: locks and leases that the kernel frees when their process dies, even by `kill -9`."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from scalemem.durable import StoreError, one_line
+
+STALE_S = 900.0  # a lease of another host without a heartbeat for this long has died
+
+_held: set[int] = set()  # file descriptors of our locks; a forked child closes its copies, which would keep them alive
+
+
+def _close_in_child() -> None:
+    for fd in _held:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Holds the lock file `path`; its content says who holds it.
+
+    Args:
+      path: created if absent, never removed.
+      wait_s: how long to wait for another holder, in seconds.
+
+    Raises:
+      StoreError: another process, or this one, holds it; one line with pid, host, since when and how to mend it.
+    """
+    with one_line(path):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # not inheritable: closed in a child that execs
+        _held.add(fd)
+    try:
+        with one_line(path):
+            deadline = time.monotonic() + wait_s
+            while not _try_lock(fd, fcntl.LOCK_EX):
+                if time.monotonic() >= deadline:
+                    raise StoreError(f"{path.parent}: {_describe(_read(path))}; wait for it or end it, "
+                                     "then run the same command again")
+                time.sleep(0.01)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, json.dumps(_self()).encode(), 0)
+        yield
+    finally:
+        _release(fd)
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Runs that this process works on now; `beat()` every minute or so tells other hosts that it is alive."""
+
+    run_ids: tuple[str, ...]
+    path: Path
+
+    def beat(self) -> None:
+        """Renews the heartbeat, which is the modification time of the lease's file."""
+        with one_line(self.path):
+            os.utime(self.path)
+
+
+@contextlib.contextmanager
+def lease(folder: Path, run_ids: Iterable[str]) -> Iterator[Lease]:
+    """Claims those of `run_ids` that no living process has claimed; two processes never hold the same run.
+
+    Args:
+      folder: where leases are kept.
+      run_ids: the runs wanted.
+
+    Returns:
+      A context with the Lease; its `run_ids` are what was granted, in the order asked, perhaps none.
+    """
+    path, temporary = folder / f"{secrets.token_hex(8)}.json", folder / f".tmp-{secrets.token_hex(8)}"
+    with one_line(folder), exclusive(folder / "lock", wait_s=30.0):
+        taken = {run_id for content in leases(folder, remove_dead=True) for run_id in content["run_ids"]}
+        granted = tuple(run_id for run_id in dict.fromkeys(run_ids) if run_id not in taken)
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        _held.add(fd)
+        try:  # locked before it has its name, so nobody sees it unlocked while we live
+            _try_lock(fd, fcntl.LOCK_EX)
+            os.pwrite(fd, json.dumps({**_self(), "run_ids": granted}).encode(), 0)
+            os.rename(temporary, path)
+        except BaseException:
+            _release(fd)
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+    try:
+        yield Lease(granted, path)
+    finally:
+        if fd in _held:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        _release(fd)
+
+
+def leases(folder: Path, *, remove_dead: bool = False) -> list[dict[str, Any]]:
+    """What living processes have claimed: dicts with host, pid, since, run_ids and beat (seconds since the epoch)."""
+    living = []
+    for path in sorted(folder.glob("*.json")):
+        content = _read(path)
+        if content and _alive(path, content["host"]):
+            living.append({**content, "beat": path.stat().st_mtime})
+        elif remove_dead:
+            path.unlink(missing_ok=True)
+    return living
+
+
+def _alive(path: Path, host: str) -> bool:
+    try:
+        if host != socket.gethostname():
+            return time.time() - path.stat().st_mtime < STALE_S
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try_lock(fd, fcntl.LOCK_SH)
+    finally:
+        os.close(fd)
+
+
+def _try_lock(fd: int, how: int) -> bool:
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _release(fd: int) -> None:
+    if fd in _held:  # not so in a forked child, which has closed its copy
+        _held.discard(fd)
+        os.close(fd)
+
+
+def _self() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+        return content if isinstance(content, dict) and {"host", "pid", "since"} <= content.keys() else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _describe(content: dict[str, Any]) -> str:
+    if not content:
+        return "another process is writing to this store"
+    since = datetime.fromtimestamp(content["since"]).isoformat(" ", "seconds")
+    return f"process {content['pid']} on {content['host']} is writing to this store since {since}"
