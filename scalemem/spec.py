@@ -162,7 +162,7 @@ class OptimizerSpec(_Checked):
     eps: float = _field(1e-8, above=0, high=1)
     weight_decay: float = _field(0.0, low=0, high=1e3, doc="decoupled: added to the update, then times the rate")
     schedule: str = _field("trapezoid", choices=("constant", "trapezoid", "cosine"))
-    warmup_steps: int = _field(0, low=0, doc="linear from 0; at most a tenth of the steps is used")
+    warmup_steps: int = _field(0, low=0, high=(1 << 31) - 1, doc="linear from 0; at most a tenth of the steps is used")
     decay_fraction: float = _field(0.7, low=0, high=1, doc="trapezoid: last part of the steps, with a falling rate")
     final_fraction: float = _field(0.0, low=0, high=1, doc="rate at the end, as a fraction of the peak")
 
