@@ -95,9 +95,9 @@ def _get(value, path):
 
 
 OTHER = {"d_model": 32, "n_layers": 2, "n_heads": 2, "vocab_size": 64, "seq_len": 16, "norm": "rmsnorm",
-         "position": "rotary", "exposures": 250, "mlp": "swiglu",
-         "tied": False, "param_dtype": "bfloat16", "compute_dtype": "bfloat16", "order": "sequential", "schedule": "cosine",
-         "at": "powers_of_two"}
+         "position": "rotary", "exposures": 250, "mlp": "swiglu", "tied": False,
+         "param_dtype": "bfloat16", "compute_dtype": "bfloat16", "order": "sequential",
+         "schedule": "cosine", "at": "powers_of_two"}
 
 
 @pytest.mark.parametrize("path", _leaves(to_dict(RUN)), ids=lambda path: ".".join(map(str, path)))
