@@ -1,0 +1,103 @@
+"""What a fit knows, as a mixture: of one Student t (a linear law), of draws (a nonlinear law) or of one t per exponent (a law with a prior)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from scalemem.laws.base import Arrays, Law
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A parameter: natural value and interval, unit, and "ok", "on bound: ..." or "not identified: ..." (then all three are NaN)."""
+
+    value: float
+    low: float
+    high: float
+    unit: str
+    status: str = "ok"
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Weights (K,), points (K, p) and covariances (K, p, p) of theta; noise of a run, misfit shared by runs of equal x, and their dof.
+
+    `unseen` (u, p) are directions in theta about which the data say nothing: a prediction that depends on one is refused.
+    """
+
+    weights: np.ndarray
+    points: np.ndarray
+    covariances: np.ndarray
+    noise_sd: float
+    misfit_sd: float
+    dof: float
+    unseen: np.ndarray
+
+    def predict(self, law: Law, x: Arrays, growth: float | np.ndarray = 1.0) -> Predictive:
+        """The distribution of a new run's y at m points: parameters + noise + misfit, whose variance is multiplied by `growth`."""
+        x = {**x, "1": np.ones(len(next(iter(x.values()))) if x else 1)}
+        mean = np.broadcast_to(law.predict(x, self.points), (len(self.points), len(x["1"])))
+        slope = np.broadcast_to(law.gradient(x, self.points), (*mean.shape, len(law.names)))
+        spread = np.einsum("kmp,kpq,kmq->km", slope, self.covariances, slope)
+        sd = np.sqrt(np.maximum(spread, 0) + self.noise_sd**2 + self.misfit_sd**2 * growth)
+        blind = np.abs(np.einsum("kmp,up->kmu", slope, self.unseen)).max(axis=(0, 2), initial=0) > 1e-9 * np.abs(mean).max(initial=1)
+        return Predictive(law, self.weights, np.where(blind, math.nan, mean), np.maximum(sd, 1e-12 * (1 + np.abs(mean))), self.dof)
+
+
+@dataclass(frozen=True)
+class Predictive:
+    """A mixture of Student t distributions on a law's scale at m points: weights (K,), mean and sd (K, m)."""
+
+    law: Law
+    weights: np.ndarray
+    mean: np.ndarray
+    sd: np.ndarray
+    dof: float
+
+    def cdf(self, y: np.ndarray) -> np.ndarray:
+        """P(new y <= y)."""
+        return self._cdf(self.law.on_scale(np.asarray(y, float)))
+
+    def _cdf(self, eta: np.ndarray) -> np.ndarray:
+        from scipy.special import stdtr
+        return self.weights @ stdtr(self.dof, (eta - self.mean) / self.sd)
+
+    def quantile(self, p: float) -> np.ndarray:
+        """The p-quantile of y at each point, by bisection between the smallest and the largest quantile of a component."""
+        from scipy.special import stdtrit
+        each = self.mean + self.sd * stdtrit(self.dof, p)
+        low, high = each.min(axis=0), each.max(axis=0)
+        for _ in range(60 if len(each) > 1 else 0):
+            middle = (low + high) / 2
+            below = self._cdf(middle) < p
+            low, high = np.where(below, middle, low), np.where(below, high, middle)
+        return self.law.off_scale((low + high) / 2)
+
+    def log_density(self, y: np.ndarray) -> np.ndarray:
+        """log p(y) in y's own units (nats), at each point."""
+        from scipy.special import gammaln, logsumexp
+        y = np.asarray(y, float)
+        z = (self.law.on_scale(y) - self.mean) / self.sd
+        if math.isinf(self.dof):
+            each = -z * z / 2 - 0.5 * math.log(2 * math.pi)
+        else:
+            half = self.dof / 2
+            each = -(half + 0.5) * np.log1p(z * z / self.dof) + gammaln(half + 0.5) - gammaln(half) - 0.5 * math.log(self.dof * math.pi)
+        density = logsumexp(each - np.log(self.sd) + np.log(self.weights)[:, None], axis=0)
+        return density - np.log(y) if self.law.scale == "log" else density
+
+
+@dataclass(frozen=True)
+class Result:
+    """One group's fit: estimates by parameter, posterior, sum of squares on the law's scale, starts, p-value of lack of fit (NaN: no replicates)."""
+
+    estimates: dict[str, Estimate]
+    posterior: Posterior
+    objective: float
+    tried: int
+    agreeing: int
+    lack_of_fit: float
+    warnings: tuple[str, ...]
