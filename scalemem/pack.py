@@ -1,0 +1,89 @@
+"""Many runs of one shape as one program: stack their numbers and states, and choose how the device goes through them.
+
+map    one after another (`lax.map`): best on a CPU core, where one model fills the caches
+vmap   all at once: best on a GPU or TPU, where many small models fill the chip
+shard  spread over the devices along the mesh axis "runs" (`shard_map`), with map or vmap on each
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from scalemem import train
+from scalemem.spec import RunSpec, run_id
+
+HOW = ("map", "vmap", "shard")
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Runs of one shape, padded to `size` with runs of no exposures (they cost nothing)."""
+
+    shape: train.Shape
+    runs: tuple[RunSpec, ...]
+    size: int
+
+    @property
+    def id(self) -> str:
+        """Identity of the pack: which runs, in which order, in how many places."""
+        text = ",".join([str(self.size), str(self.shape.slots), str(self.shape.micro_batch), *map(run_id, self.runs)])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def knobs(pack: Pack) -> train.Knobs:
+    """The traced numbers of a pack's runs, each an array [size]."""
+    rows = [train.knobs(run) for run in pack.runs]
+    rows += [{**rows[-1], "exposures": 0}] * (pack.size - len(rows))
+    return {name: jnp.asarray([row[name] for row in rows], jnp.int32 if isinstance(rows[0][name], int) else jnp.float32)
+            for name in rows[0]}
+
+
+class Program:
+    """The compiled program of a shape: `start(knobs) -> states` and `advance(states, knobs, epochs) -> states`.
+
+    Args:
+      shape: what fixes the program.
+      how: "map", "vmap" or "shard".
+      devices: for "shard": the devices; the pack's size must be a multiple of their number.
+    """
+
+    def __init__(self, shape: train.Shape, how: str, devices: Sequence[jax.Device] = ()):
+        def start(k: train.Knobs) -> train.State:
+            return _many(lambda one: train.start(shape, one), inner)(k)
+
+        def advance(states: train.State, k: train.Knobs, epochs: jax.Array) -> train.State:
+            return _many(lambda one: train.advance(shape, one[0], one[1], epochs), inner)((states, k))
+
+        if how == "shard":
+            inner = "map" if jax.default_backend() == "cpu" else "vmap"
+            mesh = Mesh(np.asarray(devices or jax.devices()), ("runs",))
+            runs, all_ = PartitionSpec("runs"), PartitionSpec()
+            start = jax.shard_map(start, mesh=mesh, in_specs=runs, out_specs=runs, check_vma=False)
+            advance = jax.shard_map(advance, mesh=mesh, in_specs=(runs, runs, all_), out_specs=runs, check_vma=False)
+        else:
+            inner = how
+        self.start = jax.jit(start)
+        self.advance = jax.jit(advance, donate_argnums=0)
+
+
+def _many(f, how: str):
+    return jax.vmap(f) if how == "vmap" else functools.partial(jax.lax.map, f)
+
+
+@functools.lru_cache(maxsize=128)
+def program(shape: train.Shape, how: str, n_devices: int = 0) -> Program:
+    """The program of a shape, built once a process."""
+    return Program(shape, how, jax.devices()[:n_devices] if n_devices else ())
+
+
+def unpack(states: train.State, i: int) -> train.State:
+    """The state of run i of a pack."""
+    return jax.tree.map(lambda x: x[i], states)
