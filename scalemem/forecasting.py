@@ -1,0 +1,245 @@
+"""Forecasts with predictive intervals, how far they extrapolate, and how the law did when it was tested.
+
+The interval is for the y of a new run: parameters + run noise + misfit. The rule for the misfit is a random walk in log x: its variance
+grows by one unit for each fitted range that is extrapolated,
+
+    growth = 1 + sum over predictors of log(extrapolation) / log(largest / smallest fitted value),
+
+so a curve fitted from 125 to 1,000 and read at 64,000 (two more ranges) has three times the misfit variance. Where the fit has no misfit
+(neither given nor seen in replicates) the interval holds only if the law is right, and a warning says so.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scalemem import laws, tables
+from scalemem.fitting import Fit, GroupFit, fit
+from scalemem.laws.base import Law
+from scalemem.laws.posterior import Predictive
+from scalemem.tables import TableError, TooFewRows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The forecast of one new run: median and predictive interval, NaN with a warning where the fit cannot say.
+
+    `extrapolation` is the factor beyond the fitted values, 1 inside them.
+    """
+
+    at: dict[str, float]
+    median: float
+    low: float
+    high: float
+    interval: float
+    extrapolation: float
+    laws: dict[str, float]
+    backtest: dict[str, Any] | None
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def far(self) -> str:
+        """The extrapolation as text: "37x", or "none"."""
+        return "none" if self.extrapolation <= 1 else (f"{self.extrapolation:.0f}x" if self.extrapolation >= 9.5 else f"{self.extrapolation:.2g}x")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; NaN becomes null."""
+        numbers = {k: v if math.isfinite(v) else None for k, v in (
+            ("median", self.median), ("low", self.low), ("high", self.high), ("extrapolation", self.extrapolation))}
+        return {"at": self.at, **numbers, "interval": self.interval, "extrapolation_text": self.far, "laws": self.laws,
+                "backtest": self.backtest, "warnings": list(self.warnings)}
+
+
+def forecast(fit: Fit, at: Mapping[str, float], *, interval: float | None = None, group: Any = None) -> Forecast:
+    """The predictive distribution of y for a new run at given predictors.
+
+    Args:
+      at: {predictor: value} in the units of the fitted columns; a column's name may stand for its predictor.
+      interval: probability of the interval; default: the fit's.
+      group: which group, where the fit has several: {column: value}, or the value of a single column.
+
+    Raises TableError for an unknown group, and for predictors that are missing, unknown or not positive.
+
+    >>> import pyarrow as pa
+    >>> from scalemem.fitting import fit
+    >>> t = pa.table({"n": [1., 2., 4., 8.], "bits": [3.1, 5.9, 12.2, 23.9]})
+    >>> f = forecast(fit(t, "power", y="bits", x="n"), {"n": 80})
+    >>> f.far, f.low < 240 < f.high
+    ('10x', True)
+    """
+    law, found = laws.get(fit.law), fit.at(group)
+    at = _predictors(fit, law, at)
+    interval = fit.interval if interval is None else interval
+    if not 0 < interval < 1:
+        raise TableError(f"interval = {interval!r}: must lie between 0 and 1; write 0.9")
+    beyond = max([_beyond(found.ranges[k], v) for k, v in at.items()], default=1.0) if found.ranges or not at else math.nan
+    notes = [*fit.warnings] if len(fit.groups) == 1 else [*found.warnings]
+    if found.posterior is None:
+        return Forecast(at, math.nan, math.nan, math.nan, interval, beyond, {law.name: 1.0}, fit.backtest, tuple(notes))
+    spread = predictive(law, found, {k: np.array([v]) for k, v in at.items()})
+    low, median, high = (float(spread.quantile(q)[0]) for q in ((1 - interval) / 2, 0.5, (1 + interval) / 2))
+    if math.isnan(median):
+        lost = ", ".join(k for k, e in found.parameters.items() if e.status.startswith("not identified"))
+        notes.append(f"no forecast: it depends on {lost}, which the fitted rows do not identify; add rows there")
+    if found.posterior.misfit_sd == 0 and beyond > 1:
+        notes.append(f"the interval assumes that the law holds {beyond:.3g} times beyond the fitted rows: no misfit was given or seen")
+    if fit.backtest is None:
+        notes.append("not back-tested")
+    return Forecast(at, median, low, high, interval, beyond, {law.name: 1.0}, fit.backtest, tuple(notes))
+
+
+def _predictors(fit: Fit, law: Law, at: Mapping[str, float]) -> dict[str, float]:
+    by_column = {c: k for k, c in fit.x.items()}
+    named = {by_column.get(k, k): v for k, v in at.items()}
+    if set(named) != set(law.predictors):
+        raise TableError(f"at = {dict(at)}: must give a value for each of {', '.join(law.predictors) or 'no predictors'}; "
+                         "write NAME=VALUE for each")
+    for k, v in named.items():
+        if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 < v < 1e300:
+            raise TableError(f"at {k} = {v!r}: must be a positive finite number; write {k}=VALUE")
+    return {k: float(named[k]) for k in law.predictors}
+
+
+def _beyond(fitted: tuple[float, float], value: float) -> float:
+    return max(value / fitted[1], fitted[0] / value, 1.0)
+
+
+def growth(found: GroupFit, x: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The factor on the misfit's variance at each point (the rule above); a predictor that did not vary counts a doubling as a range."""
+    total = np.ones(len(next(iter(x.values()))) if x else 1)
+    for k, v in x.items():
+        low, high = found.ranges[k]
+        total = total + np.log(np.maximum(np.maximum(v / high, low / v), 1.0)) / math.log(high / low if high > 1.01 * low else 2.0)
+    return total
+
+
+def predictive(law: Law, found: GroupFit, x: Mapping[str, np.ndarray]) -> Predictive:
+    """The predictive distribution of new runs at many points {predictor: values}."""
+    assert found.posterior is not None
+    return found.posterior.predict(law, x, growth(found, x))
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """Forecasts of held-out rows: a row for each group, and their summary."""
+
+    rows: tuple[dict[str, Any], ...]
+    summary: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; NaN becomes null."""
+        return {"rows": [_finite(r) for r in self.rows], "summary": _finite(self.summary)}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def backtest(table: pa.Table, law: str | Law, *, y: str, x: Mapping[str, str] | str | None = None, group: Sequence[str] | str = (),
+             holdout: str | np.ndarray | None = None, split: str | None = None, where: str | None = None, **options: Any) -> Backtest:
+    """Fits on some rows and forecasts the others, group by group.
+
+    Args:
+      holdout: an expression (or mask): rows for which it is true are held out; or
+      split: a column: 1 = fit, 0 = held out.
+      where, options: as for `fit`.
+
+    Returns rows `{group, law, n_fit, n_test, rmse_log, bias_log, log_likelihood, coverage, seconds}`: errors are of log median against log y;
+    `log_likelihood` is the mean predictive log density of y in its own units (nats); `coverage` the share of held-out rows inside the
+    central intervals; and a summary with `msce`, the mean over levels of (coverage - level)^2. A group that cannot be fitted or has no
+    held-out rows has NaN and a `reason`, and does not enter the summary (`n_failed` counts it).
+
+    Raises TableError for a bad table, and where nothing is held out.
+    """
+    law = laws.get(law)
+    if (holdout is None) == (split is None):
+        raise TableError("back-test: must have one of holdout and split; give an expression or a column of 1 (fit) and 0 (held out)")
+    inside = tables.mask(table, where)
+    out = _held_out(table, holdout, split, inside)
+    if not (out & inside).any():
+        raise TooFewRows(f"back-test: 0 rows are held out by {holdout or split!r}; widen it")
+    names = [group] if isinstance(group, str) else list(group)
+    began = time.perf_counter()
+    try:
+        found = fit(table, law, y=y, x=x, group=names, where=inside & ~out, **options)
+    except TooFewRows as error:
+        found = error
+    held = tables.groups(table, names, inside & out)
+    seconds = (time.perf_counter() - began) / len(held)
+    rows = [_row(table, law, key, found, test, y, seconds) for key, test in held]
+    return Backtest(tuple(rows), _summary(rows))
+
+
+def _held_out(table: pa.Table, holdout: str | np.ndarray | None, split: str | None, inside: np.ndarray) -> np.ndarray:
+    if split is None:
+        return holdout if isinstance(holdout, np.ndarray) else tables.mask(table, holdout)
+    out = np.zeros(table.num_rows, bool)
+    out[inside] = tables.column(table, split, keep=inside) == 0
+    return out
+
+
+def _row(table: pa.Table, law: Law, key: dict[str, Any], found: Fit | TooFewRows, test: np.ndarray, y: str,
+         seconds: float) -> dict[str, Any]:
+    began, asked = time.perf_counter(), np.zeros(table.num_rows, bool)
+    asked[test] = True
+    fitted = next((g for g in found.groups if g.key == key), None) if isinstance(found, Fit) else None
+    row = {"group": key, "law": law.name, "n_fit": fitted.n_rows if fitted else 0, "n_test": len(test), "rmse_log": math.nan,
+           "bias_log": math.nan, "log_likelihood": math.nan, "coverage": {str(v): math.nan for v in LEVELS}, "seconds": seconds}
+    if not isinstance(found, Fit) or fitted is None:
+        return row | {"reason": str(found) if isinstance(found, TooFewRows) else "no rows to fit in this group"}
+    if fitted.posterior is None:
+        return row | {"reason": "; ".join(fitted.warnings)}
+    actual = tables.column(table, y, keep=asked, above=0.0 if law.scale == "log" else None)
+    spread = predictive(law, fitted, {k: tables.column(table, c, keep=asked, above=0.0) for k, c in found.x.items()})
+    median, level = spread.quantile(0.5), spread.cdf(actual)
+    if np.isnan(median).any():
+        return row | {"reason": "; ".join(fitted.warnings)}
+    error = np.log(median / actual) if min(actual.min(), median.min()) > 0 else np.array(math.nan)
+    return row | {"rmse_log": float(np.sqrt(np.mean(error**2))), "bias_log": float(np.mean(error)),
+                  "log_likelihood": float(np.mean(spread.log_density(actual))),
+                  "coverage": {str(v): float(np.mean(np.abs(level - 0.5) <= v / 2)) for v in LEVELS},
+                  "seconds": seconds + time.perf_counter() - began}
+
+
+def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over groups of the errors, coverage over all held-out rows."""
+    done = [r for r in rows if "reason" not in r]
+    sizes = [r["n_test"] for r in done]
+    coverage = {str(v): float(np.average([r["coverage"][str(v)] for r in done], weights=sizes)) if done else math.nan for v in LEVELS}
+    return {"rmse_log_mean": float(np.mean([r["rmse_log"] for r in done])) if done else math.nan, "coverage": coverage,
+            "msce": float(np.mean([(coverage[str(v)] - v) ** 2 for v in LEVELS])), "n_groups": len(done), "n_failed": len(rows) - len(done),
+            "n_test": sum(sizes)}
+
+
+def with_backtest(found: Fit, table: pa.Table, **options: Any) -> Fit:
+    """The fit with a back-test of its law on its own rows: in each group the rows of the largest value of the widest predictor are held out.
+
+    `options` are those that `fit` was given. Where nothing can be held out the back-test holds the reason.
+    """
+    law, inside = laws.get(found.law), tables.mask(table, found.where)
+    if not found.x:
+        return replace(found, backtest={"reason": f"law {law.name} has no predictor to hold out"})
+    out, factors = np.zeros(table.num_rows, bool), []
+    for (_, rows), g in zip(tables.groups(table, found.group, inside), found.groups, strict=True):
+        widest = max(g.ranges, key=lambda k: g.ranges[k][1] / g.ranges[k][0])
+        values = tables.column(table, found.x[widest], keep=inside)[np.searchsorted(np.flatnonzero(inside), rows)]
+        out[rows[values == values.max()]] = True
+        rest = values[values < values.max()]
+        factors.append(float(values.max() / rest.max()) if len(rest) else math.nan)
+    result = backtest(table, law, y=found.y, x=found.x, group=found.group, holdout=out, where=found.where, **options)
+    reasons = [r["reason"] for r in result.rows if "reason" in r]
+    extra = {"held_out": "largest predictor value of each group", "extrapolation": max((f for f in factors if math.isfinite(f)), default=math.nan)}
+    return replace(found, backtest=_finite(result.summary | extra | ({"reason": reasons[0]} if reasons else {})))
