@@ -27,11 +27,16 @@ def knobs(spec: OptimizerSpec) -> Knobs:
     return {name: float(getattr(spec, name)) for name in KNOBS}
 
 
-def direction(name: str, k: Knobs) -> optax.GradientTransformation:
-    """The optimizer of a name with decoupled weight decay added; the caller multiplies by -rate."""
+def get(name: str) -> Callable[[Knobs], optax.GradientTransformation]:
+    """The optimizer of a name; SpecError if there is none."""
     if name not in OPTIMIZERS:
         raise SpecError(f"optimizer.name = {name!r}: must be one of {', '.join(OPTIMIZERS)}; choose one of these")
-    return optax.chain(OPTIMIZERS[name](k), optax.add_decayed_weights(k["weight_decay"]))
+    return OPTIMIZERS[name]
+
+
+def direction(name: str, k: Knobs) -> optax.GradientTransformation:
+    """The optimizer of a name with decoupled weight decay added; the caller multiplies by -rate."""
+    return optax.chain(get(name)(k), optax.add_decayed_weights(k["weight_decay"]))
 
 
 def rate(schedule: str, k: Knobs, step: Any, total: Any) -> Any:

@@ -20,7 +20,7 @@ from scalemem.spec import RunSpec
 Knobs = dict[str, Any]
 
 MATERIALISE_TOKENS = 1 << 26  # a data set up to this many tokens is drawn once per call, a larger one item by item
-MICRO_BATCH_TOKENS = 512      # on a CPU: activations stay in the second-level cache
+MICRO_BATCH_TOKENS = 512  # about as many as keep activations in a CPU's second-level cache
 
 
 class State(NamedTuple):
@@ -43,6 +43,7 @@ class Shape:
 
     @staticmethod
     def of(run: RunSpec, slots: int = 0, micro_batch: int = 0) -> Shape:
+        """The shape of a run, with room for `slots` items and `micro_batch` rows a pass (0: about MICRO_BATCH_TOKENS tokens)."""
         stage = run.stages[0]
         rows = micro_batch or max(1, MICRO_BATCH_TOKENS // (run.model.seq_len - 1))
         return Shape(_placeholder(run), 1 << (max(slots, stage.data.n_items) - 1).bit_length(), rows)

@@ -19,6 +19,11 @@ ARCHITECTURES: dict[str, Callable[[ModelSpec], nnx.Module]] = {"gpt": GPT}
 Params = Any  # a nested dict of arrays
 
 
+def shape(spec: ModelSpec) -> Params:
+    """The parameters of a model as a nested dict of shapes, made without computing anything; SpecError for an unknown arch."""
+    return nnx.to_pure_dict(_split(spec)[1])
+
+
 @functools.lru_cache(maxsize=64)
 def _split(spec: ModelSpec) -> tuple[Any, Any]:
     if spec.arch not in ARCHITECTURES:
