@@ -71,6 +71,13 @@ class Fit:
         p = len(laws.get(self.law).names)
         return sum(g.objective for g in done), sum(g.n_rows - p for g in done)
 
+    def table(self) -> pa.Table:
+        """A row per group: its columns, each parameter's value, `_low` and `_high`, and `n_rows`."""
+        import pyarrow as pa
+        ends = (("", "value"), ("_low", "low"), ("_high", "high"))
+        return pa.Table.from_pylist([g.key | {f"{k}{end}": getattr(e, part) for k, e in g.parameters.items() for end, part in ends}
+                                     | {"n_rows": g.n_rows} for g in self.groups])
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON: with one group its parameters, with several NaN (null) and a status that points to `groups`."""
         first = self.groups[0].parameters
@@ -80,7 +87,7 @@ class Fit:
                  "n_groups": len(self.groups), "starts": _starts(self.groups), "warnings": self.warnings,
                  "fingerprint": self.fingerprint, "y": self.y, "x": self.x, "group": self.group, "where": self.where,
                  "dropped": self.dropped, "interval": self.interval, "backtest": self.backtest, "groups": self.groups}
-        return _plain(whole)
+        return plain(whole)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Fit:
@@ -97,21 +104,21 @@ def _starts(groups: Sequence[GroupFit]) -> dict[str, int]:
     return {"tried": sum(g.tried for g in groups), "agreeing": sum(g.agreeing for g in groups)}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON of a fit: NaN and infinity become null, floats keep nine digits, covariances that are all zero are left out."""
     if isinstance(value, Posterior):
         covariances = value.covariances if value.covariances.any() else ()
-        return _plain(vars(value) | {"covariances": covariances})
+        return plain(vars(value) | {"covariances": covariances})
     if isinstance(value, GroupFit):
-        return _plain(vars(value) | {"starts": _starts([value])})
+        return plain(vars(value) | {"starts": _starts([value])})
     if isinstance(value, Estimate):
-        return _plain(vars(value))
+        return plain(vars(value))
     if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items() if k not in ("tried", "agreeing") or not isinstance(value.get("key"), dict)}
+        return {k: plain(v) for k, v in value.items() if k not in ("tried", "agreeing") or not isinstance(value.get("key"), dict)}
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float):
         return float(f"{value:.9g}") if math.isfinite(value) else None
     return value
@@ -189,12 +196,8 @@ def fit(table: pa.Table, law: str | Law, *, y: str, x: Mapping[str, str] | str |
     digest = hashlib.sha256(json.dumps([settings, [g.key for g in fits]], sort_keys=True).encode())
     for s in samples:
         digest.update(np.stack([s.y, *(s.x[k] for k in law.predictors)]).tobytes())
-    notes = tuple(f"{_name(g.key)}{w}" for g in fits for w in g.warnings)
+    notes = tuple(f"{tables.key_text(g.key)}: {w}" if g.key else w for g in fits for w in g.warnings)
     return Fit(law.name, y, x, tuple(group), text, interval, fits, int((~keep).sum()), digest.hexdigest(), notes)
-
-
-def _name(key: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k} = {v}" for k, v in key.items()) + ": " if key else ""
 
 
 def _columns(names: Sequence[str] | str) -> list[str]:

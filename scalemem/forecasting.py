@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scalemem import laws, tables
-from scalemem.fitting import Fit, GroupFit, fit
+from scalemem.fitting import Fit, GroupFit, fit, plain
+from scalemem.laws import statistics
 from scalemem.laws.base import Law
 from scalemem.laws.posterior import Predictive
+from scalemem.laws.statistics import Measured
 from scalemem.tables import TableError, TooFewRows
 
 if TYPE_CHECKING:
@@ -139,17 +141,12 @@ class Backtest:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; NaN becomes null."""
-        return {"rows": [_finite(r) for r in self.rows], "summary": _finite(self.summary)}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return plain({"rows": self.rows, "summary": self.summary})
 
 
 def backtest(table: pa.Table, law: str | Law, *, y: str, x: Mapping[str, str] | str | None = None, group: Sequence[str] | str = (),
-             holdout: str | np.ndarray | None = None, split: str | None = None, where: str | None = None, **options: Any) -> Backtest:
+             holdout: str | np.ndarray | None = None, split: str | None = None, where: str | np.ndarray | None = None,
+             **options: Any) -> Backtest:
     """Fits on some rows and forecasts the others, group by group.
 
     Args:
@@ -167,7 +164,7 @@ def backtest(table: pa.Table, law: str | Law, *, y: str, x: Mapping[str, str] | 
     law = laws.get(law)
     if (holdout is None) == (split is None):
         raise TableError("back-test: must have one of holdout and split; give an expression or a column of 1 (fit) and 0 (held out)")
-    inside = tables.mask(table, where)
+    inside = where if isinstance(where, np.ndarray) else tables.mask(table, where)
     out = _held_out(table, holdout, split, inside)
     if not (out & inside).any():
         raise TooFewRows(f"back-test: 0 rows are held out by {holdout or split!r}; widen it")
@@ -224,12 +221,12 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "n_test": sum(sizes)}
 
 
-def with_backtest(found: Fit, table: pa.Table, **options: Any) -> Fit:
+def with_backtest(found: Fit, table: pa.Table, where: np.ndarray | None = None, **options: Any) -> Fit:
     """The fit with a back-test of its law on its own rows: in each group the rows of the largest value of the widest predictor are held out.
 
-    `options` are those that `fit` was given. Where nothing can be held out the back-test holds the reason.
+    `where` is the mask of the fitted rows if the fit's own filter does not give it; `options` are those that `fit` was given. Where nothing can be held out the back-test holds the reason.
     """
-    law, inside = laws.get(found.law), tables.mask(table, found.where)
+    law, inside = laws.get(found.law), tables.mask(table, found.where) if where is None else where
     if not found.x:
         return replace(found, backtest={"reason": f"law {law.name} has no predictor to hold out"})
     out, factors = np.zeros(table.num_rows, bool), []
@@ -239,7 +236,28 @@ def with_backtest(found: Fit, table: pa.Table, **options: Any) -> Fit:
         out[rows[values == values.max()]] = True
         rest = values[values < values.max()]
         factors.append(float(values.max() / rest.max()) if len(rest) else math.nan)
-    result = backtest(table, law, y=found.y, x=found.x, group=found.group, holdout=out, where=found.where, **options)
+    result = backtest(table, law, y=found.y, x=found.x, group=found.group, holdout=out, where=inside, **options)
     reasons = [r["reason"] for r in result.rows if "reason" in r]
     extra = {"held_out": "largest predictor value of each group", "extrapolation": max((f for f in factors if math.isfinite(f)), default=math.nan)}
-    return replace(found, backtest=_finite(result.summary | extra | ({"reason": reasons[0]} if reasons else {})))
+    return replace(found, backtest=plain(result.summary | extra | ({"reason": reasons[0]} if reasons else {})))
+
+
+def coverage(found: Fit, table: pa.Table, rows: np.ndarray) -> Measured:
+    """The share of rows (a mask) inside the fit's predictive intervals, with its Clopper-Pearson interval.
+
+    Rows of a group that was not fitted, or where the fit makes no forecast, are left out and counted in the method.
+    """
+    law, hits, n, left = laws.get(found.law), 0, 0, 0
+    for key, picked in tables.groups(table, found.group, rows):
+        fitted, mask = next((g for g in found.groups if g.key == key), None), np.zeros(table.num_rows, bool)
+        mask[picked] = True
+        if fitted is None or fitted.posterior is None:
+            left += len(picked)
+            continue
+        spread = predictive(law, fitted, {k: tables.column(table, c, keep=mask, above=0.0) for k, c in found.x.items()})
+        level = spread.cdf(tables.column(table, found.y, keep=mask, above=0.0 if law.scale == "log" else None))
+        hits += int(np.sum(np.abs(level - 0.5) <= found.interval / 2))
+        n += int(np.sum(np.isfinite(level)))
+        left += int(np.sum(np.isnan(level)))
+    measured = statistics.proportion(hits, n, found.interval)
+    return measured._replace(method=measured.method + f"; {left} rows left out" * (left > 0))

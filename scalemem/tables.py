@@ -11,7 +11,7 @@ import ast
 import math
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -314,8 +314,9 @@ def unit(table: pa.Table, name: str) -> str:
     return (table.schema.field(name).metadata or {}).get(b"unit", name.encode()).decode()
 
 
-def groups(table: pa.Table, names: Sequence[str], keep: np.ndarray) -> list[tuple[dict[str, Any], np.ndarray]]:
+def groups(table: pa.Table, names: Sequence[str] | str, keep: np.ndarray) -> list[tuple[dict[str, Any], np.ndarray]]:
     """The kept rows by the values of some columns, in sorted order: [({column: value}, row numbers from 0)]."""
+    names = [names] if isinstance(names, str) else names
     found: dict[tuple, list[int]] = {}
     cells = [_load(table, n) for n in names]
     for row in np.flatnonzero(keep):
@@ -341,3 +342,19 @@ def codes(table: pa.Table, name: str) -> np.ndarray:
     """A number for each distinct value of a column, to compare rows by; missing values are one value."""
     values = _load(table, name)
     return np.unique(values.astype(str), return_inverse=True)[1].reshape(-1).astype(np.float64)
+
+
+def key_text(key: Mapping[str, Any]) -> str:
+    """A group's key as text: "d_model = 16, seed = 0"."""
+    return ", ".join(f"{k} = {v}" for k, v in key.items())
+
+
+def values(table: pa.Table, expression: str, keep: np.ndarray, constants: Constants | None = None, above: float = -math.inf) -> np.ndarray:
+    """An expression as float64 on all rows (NaN where `keep` is false); finite and above `above` where it is true, or TableError."""
+    found = compute(table, expression, constants)
+    bad = keep & ~((found > above) & np.isfinite(found)) if found.dtype != object else keep
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise TableError(f"expression {expression!r}, row {row + 1} = {found[row]}: must be a finite number"
+                         f"{f' above {above:g}' if above > -math.inf else ''}; leave such rows out with a filter")
+    return np.where(keep, found.astype(np.float64), math.nan) if found.dtype != object else np.full(len(found), math.nan)
