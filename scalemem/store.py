@@ -175,8 +175,9 @@ class Store:
         Raises:
           StoreError: another process holds it; one line with its pid, host and since when.
         """
-        with one_line(self.path), locking.exclusive(self.path / "lock"):
-            self._tidy()
+        with locking.exclusive(self.path / "lock"):
+            with one_line(self.path):
+                self._tidy()
             yield self
 
     def lease(self, run_ids: Iterable[str]) -> contextlib.AbstractContextManager[locking.Lease]:

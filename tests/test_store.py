@@ -15,10 +15,8 @@ import textwrap
 import time
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 import pytest
+from pyarrow import csv, parquet
 
 from scalemem import durable, locking
 from scalemem.spec import DataSpec, ModelSpec, OptimizerSpec, Probe, RunSpec, Stage, run_id
@@ -144,6 +142,18 @@ def test_a_curve_in_pieces_stays_in_order(store):
     assert complete(store, ["a"])
 
 
+def test_a_curve_that_was_appended_on_its_own_and_is_damaged_undoes_its_run(store):
+    rows = pack(["a"])["curves"]
+    store.append("curves", rows[:2])
+    store.append("curves", rows[2:])
+    store.append("runs", pack(["a"])["runs"])
+    flip(parts(store, "curves")[0])
+    with pytest.warns(StoreWarning, match="wrong checksum"):
+        assert store.finished() == {}
+    Store.open(store.path).append_tables(pack(["a"]))
+    assert complete(store, ["a"])
+
+
 def test_a_measure_taken_later_joins_its_run(store):
     ids = fill(store, 1)
     Store.open(store.path).append("quantised", [{"run_id": i, "bits": 8} for i in [*ids, "stranger"]])
@@ -234,7 +244,7 @@ def test_a_damaged_part_is_named_set_aside_and_redone(store, harm, table, seen_b
     if seen_before:
         assert complete(store, ids)
     victim = parts(store, table)[1]
-    lost = pa.parquet.read_table(victim)["run_id"].unique().to_pylist()
+    lost = parquet.read_table(victim)["run_id"].unique().to_pylist()
     harm(victim)
     reader = store if seen_before else Store.open(store.path)
     with pytest.warns(StoreWarning, match=victim.name) as caught:
@@ -357,6 +367,19 @@ def test_disk_errors_are_one_line_and_lose_nothing(store, monkeypatch, number, s
     assert complete(store, [*ids, "x", "y"])
 
 
+def test_a_manifest_line_is_written_after_its_parts_and_their_names_are_durable(store, monkeypatch):
+    real, synced = os.fsync, []
+
+    def recording(fd):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", recording)
+    store.append_tables(pack(["a"]))
+    kinds = [path.parent.name if path.is_file() or path.name.startswith(".tmp") else f"{path.name}/" for path in synced]
+    assert kinds == ["parts", "parts", "parts/", "manifest", "manifest/"]
+
+
 def test_half_a_write_on_a_full_disk_leaves_the_manifest_usable(store, monkeypatch):
     ids, real = fill(store, 1), os.write
 
@@ -435,16 +458,21 @@ def spawn(path, n=0, rest=0.0):
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def ready(process):
+    """Waits until the process holds the store."""
+    assert process.stdout.readline() == "ready\n"
+
+
 def test_killed_at_random_moments_the_finished_store_equals_the_undisturbed_one(tmp_path):
-    n, rng = 150, random.Random(int(os.environ.get("SEED", "0")))
+    n, rng = 100, random.Random(int(os.environ.get("SEED", "0")))
     undisturbed = Store.open(tmp_path / "undisturbed", create=True)
     for i in range(n):
         undisturbed.append_tables(pack([f"{i:03}{k}" for k in range(3)]))
     path, seen = tmp_path / "killed", 0
     for _ in range(10):
         process = spawn(path, n)
-        process.stdout.readline()
-        time.sleep(rng.uniform(0, 0.25))
+        ready(process)
+        time.sleep(rng.uniform(0, 0.15))
         process.kill()
         process.communicate()
         found = Store.open(path)
@@ -462,7 +490,7 @@ def test_killed_at_random_moments_the_finished_store_equals_the_undisturbed_one(
 
 def test_a_second_writer_is_refused_and_a_killed_one_is_not_waited_for(store):
     process = spawn(store.path, rest=60)
-    assert process.stdout.readline() == "ready\n"
+    ready(process)
     with pytest.raises(StoreError) as caught, store.writer():
         pass
     said = rf"{store.path}: process {process.pid} on \S+ is writing to this store since 20\S+ \S+; wait for it"
@@ -477,6 +505,13 @@ def test_a_second_writer_is_refused_and_a_killed_one_is_not_waited_for(store):
         assert complete(writer, ["a"])
     with store.writer(), pytest.raises(StoreError, match=f"process {os.getpid()} on"), store.writer():
         pass
+
+
+def test_errors_of_the_work_under_a_lock_are_not_taken_for_errors_of_the_store(store):
+    with pytest.raises(FileNotFoundError), store.writer(), store.lease(["a"]):
+        Path("/no/such/file").read_bytes()
+    with store.writer():
+        assert store.status()["counts"]["running"] == 0
 
 
 def _hold(ready, rest):
@@ -625,7 +660,7 @@ def test_export_round_trip(store, tmp_path, suffix):
                           {"run_id": "b", "status": "diverged", "spec": "{}", "n": 4, "x": math.inf, "ok": False}])
     out = tmp_path / f"runs{suffix}"
     store.export(out)
-    read = pa.csv.read_csv(out) if suffix == ".csv" else pa.parquet.read_table(out)
+    read = csv.read_csv(out) if suffix == ".csv" else parquet.read_table(out)
     assert read.to_pylist() == store.table("runs").to_pylist()
     store.append("curves", [{"run_id": "a", "e": 1}])
     store.export(out, "runs")

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Literal
 
 import pytest
 
@@ -100,14 +101,14 @@ def test_malformed_axes_give_one_line(axes, said):
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize("make", [
-    lambda: grid(), lambda: grid([1, 2]), lambda: grid(None), lambda: grid(1, {"d_model": 2}),
-    lambda: grid({"d_model": [1]}), lambda: tune(1, by=""), lambda: tune(1, by="x", best="best"), lambda: repeat(0),
-    lambda: repeat(-1), lambda: repeat(True), lambda: repeat(1.5), lambda: Sweep({"model": 1}),
+@pytest.mark.parametrize(("make", "values", "named"), [
+    (grid, [], {}), (grid, [[1, 2]], {}), (grid, [None], {}), (grid, [1, {"d_model": 2}], {}),
+    (grid, [{"d_model": [1]}], {}), (tune, [1], {"by": ""}), (tune, [1], {"by": "x", "best": "best"}), (repeat, [0], {}),
+    (repeat, [-1], {}), (repeat, [True], {}), (repeat, [1.5], {}), (Sweep, [{"model": 1}], {}),
 ])
-def test_malformed_values_give_one_line(make):
+def test_malformed_values_give_one_line(make, values, named):
     with pytest.raises(SpecError) as caught:
-        make()
+        make(*values, **named)
     assert str(caught.value).isprintable()
 
 
@@ -117,7 +118,7 @@ def test_ambiguous_names_list_what_they_may_mean():
         Sweep(two.base, {"at": grid("end")})
 
 
-def tuned(best="lowest", rates=(0.01, 0.02, 0.04)):
+def tuned(best: Literal["lowest", "highest"] = "lowest", rates=(0.01, 0.02, 0.04)):
     return Sweep(BASE, {"exposures": grid(1, 2), "peak_lr": tune(*rates, by="score", best=best), "seed": repeat(2)})
 
 
