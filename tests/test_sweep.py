@@ -103,8 +103,8 @@ def test_malformed_axes_give_one_line(axes, said):
 
 @pytest.mark.parametrize(("make", "values", "named"), [
     (grid, [], {}), (grid, [[1, 2]], {}), (grid, [None], {}), (grid, [1, {"d_model": 2}], {}),
-    (grid, [{"d_model": [1]}], {}), (tune, [1], {"by": ""}), (tune, [1], {"by": "x", "best": "best"}), (repeat, [0], {}),
-    (repeat, [-1], {}), (repeat, [True], {}), (repeat, [1.5], {}), (Sweep, [{"model": 1}], {}),
+    (grid, [{"d_model": [1]}], {}), (tune, [1], {"by": ""}), (tune, [1], {"by": "x", "best": "best"}),
+    (repeat, [0], {}), (repeat, [-1], {}), (repeat, [True], {}), (repeat, [1.5], {}), (Sweep, [{"model": 1}], {}),
 ])
 def test_malformed_values_give_one_line(make, values, named):
     with pytest.raises(SpecError) as caught:
