@@ -443,10 +443,11 @@ WRITER = """
     store = Store.open({store!r}, create=True)
     with store.writer():
         print("ready", flush=True)
+        finished = store.finished()
         for i in range({n}):
             ids = [f"{{i:03}}{{k}}" for k in range(3)]
             with store.lease(ids):
-                if not store.finished().keys() >= set(ids):
+                if not finished.keys() >= set(ids):
                     store.append_tables(pack(ids))
         time.sleep({rest})
 """
