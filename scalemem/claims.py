@@ -254,11 +254,11 @@ class _Study:
         return self.fits[name]
 
     def constant(self, dotted: str) -> float:
-        name, parameter = dotted.split(".", 1)
-        found = self.fit(name)
-        if len(found.groups) > 1 or parameter not in found.groups[0].parameters:
-            raise SpecError(f"{dotted}: must be a parameter of a fit without groups; it has {', '.join(found.groups[0].parameters)}")
-        return found.groups[0].parameters[parameter].value
+        """The value of `fit.parameter` in an expression; NaN where it is not identified, and then no comparison is true."""
+        each = self.parameter(dotted)
+        if len(each) > 1:
+            raise SpecError(f"{dotted}: has {len(each)} values, one a group; name a fit without groups")
+        return each[0][1].value
 
     def measure(self, claim: Claim) -> list[tuple[str, Measured]]:
         """The quantity of a claim, by group where it has groups."""
@@ -279,7 +279,8 @@ class _Study:
                 values = tables.values(source, q["of"], keep, self.constant, above=0.0)
                 sides.append({tuple(k.values()): values[rows].mean() for k, rows in tables.groups(source, q["paired_by"], keep)})
             both = [k for k in sides[0] if k in sides[1]]
-            return [("", statistics.ratio(*(np.array([side[k] for k in both]) for side in sides), _INTERVAL))]
+            over, under = (np.array([side[k] for k in both]) for side in sides)
+            return [("", statistics.ratio(over, under, _INTERVAL))]
         if kind == "coverage":
             found, source = self.fit(q["fit"]), self.table(self.entry("fit", q["fit"]).get("table", "runs"))
             return [("", coverage(found, source, tables.mask(source, q["where"], self.constant)))]

@@ -129,7 +129,7 @@ def _number(value: float | None, missing: float = math.nan) -> float:
 
 
 def _group(value: Mapping[str, Any]) -> GroupFit:
-    parameters = {k: Estimate(*(_number(e[n]) for n in ("value", "low", "high")), e["unit"], e["status"])
+    parameters = {k: Estimate(_number(e["value"]), _number(e["low"]), _number(e["high"]), e["unit"], e["status"])
                   for k, e in value["parameters"].items()}
     posterior, p = value["posterior"], len(value["parameters"])
     if posterior is not None:
@@ -182,7 +182,7 @@ def fit(table: pa.Table, law: str | Law, *, y: str, x: Mapping[str, str] | str |
     if not found:
         raise TooFewRows(f"law {law.name}: 0 of {table.num_rows} rows are left{f' by where = {text!r}' if text else ''}; widen the filter")
     columns = _read(table, law, y, x, keep, weights)
-    also = [tables.codes(table, c) for c in replicates]
+    also = [np.unique(tables.load(table, c).astype(str), return_inverse=True)[1].reshape(-1) for c in replicates]
     samples = []
     for _, rows in found:
         rows = np.repeat(rows, columns["weights"][rows].astype(int)) if weights else rows
@@ -216,13 +216,13 @@ def _mapping(law: Law, x: Mapping[str, str] | str | None) -> dict[str, str]:
 
 def _read(table: pa.Table, law: Law, y: str, x: Mapping[str, str], keep: np.ndarray, weights: str | None) -> dict[str, np.ndarray]:
     """The columns of a fit over all rows, checked on those that are kept (predictors must be positive; y, too, under a log)."""
-    def whole(name: str, above: float | None, why: str) -> np.ndarray:
+    def whole(name: str, above: float, why: str) -> np.ndarray:
         full = np.full(table.num_rows, math.nan)
         full[keep] = tables.column(table, name, above=above, keep=keep, why=why)
         return full
 
     log = law.scale == "log"
-    found = {"y": whole(y, 0.0 if log else None, f" (law {law.name} fits its log)" if log else "")}
+    found = {"y": whole(y, law.floor, f" (law {law.name} fits its log)" if log else "")}
     found |= {k: whole(c, 0.0, f" (predictor {k} of law {law.name})") for k, c in x.items()}
     if weights:
         found["weights"] = whole(weights, -1e-9, "")

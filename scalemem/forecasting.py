@@ -199,7 +199,7 @@ def _row(table: pa.Table, law: Law, key: dict[str, Any], found: Fit | TooFewRows
         return row | {"reason": str(found) if isinstance(found, TooFewRows) else "no rows to fit in this group"}
     if fitted.posterior is None:
         return row | {"reason": "; ".join(fitted.warnings)}
-    actual = tables.column(table, y, keep=asked, above=0.0 if law.scale == "log" else None)
+    actual = tables.column(table, y, keep=asked, above=law.floor)
     spread = predictive(law, fitted, {k: tables.column(table, c, keep=asked, above=0.0) for k, c in found.x.items()})
     median, level = spread.quantile(0.5), spread.cdf(actual)
     if np.isnan(median).any():
@@ -255,7 +255,7 @@ def coverage(found: Fit, table: pa.Table, rows: np.ndarray) -> Measured:
             left += len(picked)
             continue
         spread = predictive(law, fitted, {k: tables.column(table, c, keep=mask, above=0.0) for k, c in found.x.items()})
-        level = spread.cdf(tables.column(table, found.y, keep=mask, above=0.0 if law.scale == "log" else None))
+        level = spread.cdf(tables.column(table, found.y, keep=mask, above=law.floor))
         hits += int(np.sum(np.abs(level - 0.5) <= found.interval / 2))
         n += int(np.sum(np.isfinite(level)))
         left += int(np.sum(np.isnan(level)))

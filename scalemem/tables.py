@@ -1,8 +1,8 @@
 """Tables in: read CSV, Parquet or a store; filter and derive by safe expressions; columns as float64 with clear errors.
 
-An expression is parsed, never evaluated as code. It has columns (`` `Model Size` `` in backticks where the name is not one word),
-numbers, text in quotes, `+ - * / **`, comparisons (chained, too), `x in [1, 2]`, `and`, `or`, `not`, parentheses, `true`, `false` and the
-functions is_null, log, log2, exp, sqrt, abs. A comparison with a missing value is false.
+An expression is parsed, never evaluated as code. It has columns (`` `Model Size` `` in backticks where the name is not
+one word), numbers, quoted text, `+ - * / **`, comparisons (chained, too), `x in [1, 2]`, `and`, `or`, `not`, parentheses,
+`true`, `false` and is_null, log, log2, exp, sqrt, abs. A comparison with a missing value is false.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ import numpy as np
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Constants = Callable[[str], float]
+Constants = Callable[[str], float]  # the value of a dotted name, such as `fit.alpha`
+LANGUAGE = "use columns, numbers, 'text', + - * / **, comparisons, in [..], and, or, not, is_null, log, log2, exp, sqrt, abs"
 _FUNCTIONS = {"log": np.log, "log2": np.log2, "exp": np.exp, "sqrt": np.sqrt, "abs": np.abs}
 _ARITHMETIC = {ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply, ast.Div: np.divide, ast.Pow: np.power}
-_COMPARISONS = {ast.Eq: np.equal, ast.NotEq: np.not_equal, ast.Lt: np.less, ast.LtE: np.less_equal, ast.Gt: np.greater,
-                ast.GtE: np.greater_equal}
+_COMPARISONS = {ast.Eq: np.equal, ast.NotEq: np.not_equal, ast.Lt: np.less, ast.LtE: np.less_equal,
+                ast.Gt: np.greater, ast.GtE: np.greater_equal}
 
 
 class TableError(ValueError):
-    """A table that cannot be used as asked. The message is one line: where, the value, what is legal, how to mend it."""
+    """A table that cannot be used as asked. One line: where, the value, what is legal, how to mend it."""
 
 
 class TooFewRows(TableError):
@@ -43,37 +44,44 @@ def read(source: str | Path) -> pa.Table:
     import pyarrow as pa
 
     path = Path(source)
-    if path.is_dir():
-        from scalemem.store import Store
-        return Store.open(path).table("runs")
     try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-        table = _parse(path, magic)
-        names = list(table.column_names)
-        table.validate()
+        if path.is_dir():
+            from scalemem.store import Store
+            return Store.open(path).table("runs")
+        table = _parse(path)
+        table.validate(full=True)
+        names = [str(n) for n in table.column_names]
     except (OSError, EOFError, ValueError, pa.ArrowException) as error:
+        if type(error).__module__.startswith("scalemem."):  # the store's own error says more
+            raise
         reason = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
         raise TableError(f"{path}: cannot be read: {reason[:160]}; give a CSV, CSV.gz or Parquet file, or a store") from None
-    twice = sorted({n for n in names if names.count(n) > 1})
+    twice = [n for n in names if names.count(n) > 1]
     if twice:
         raise TableError(f"{path}: column {twice[0]!r} appears {names.count(twice[0])} times; rename one of them")
     return table
 
 
-def _parse(path: Path, magic: bytes) -> pa.Table:
-    if magic == b"PAR1" or path.suffix in (".parquet", ".pq"):
-        import pyarrow.parquet as pq
-        return pq.ParquetFile(path).read()
+def _parse(path: Path) -> pa.Table:
     import gzip
+    import zlib
 
     import pyarrow.csv as csv
-    with (gzip.open(path, "rb") if magic[:2] == b"\x1f\x8b" else path.open("rb")) as file:
-        return csv.read_csv(file)
+    import pyarrow.parquet as pq
+
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic == b"PAR1" or path.suffix in (".parquet", ".pq"):
+        return pq.ParquetFile(path).read()
+    try:
+        with gzip.open(path) if magic[:2] == b"\x1f\x8b" else path.open("rb") as file:
+            return csv.read_csv(file)
+    except zlib.error as error:
+        raise ValueError(f"damaged gzip data: {error}") from None
 
 
-def _load(table: pa.Table, name: str) -> np.ndarray:
-    """A column as bool, float64 (missing = NaN) or object (text; missing = None)."""
+def load(table: pa.Table, name: str) -> np.ndarray:
+    """A column as bool (missing = false), float64 (missing = NaN) or object (text; missing = None)."""
     import pyarrow as pa
 
     if name not in table.column_names:
@@ -84,15 +92,16 @@ def _load(table: pa.Table, name: str) -> np.ndarray:
         data, kind = data.cast(kind.value_type), kind.value_type
     if pa.types.is_boolean(kind):
         return np.array([v is True for v in data.to_pylist()], bool)
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind):
-        return np.asarray(data.cast(pa.float64(), safe=False).to_numpy(), np.float64)
+    if any(f(kind) for f in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)):
+        return np.array(data.cast(pa.float64(), safe=False).to_numpy(), np.float64)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return np.array(data.to_pylist() + [None], object)[:-1]
+        return np.array([*data.to_pylist(), None], object)[:-1]
     raise TableError(f"column {name!r} holds {kind}: must be numbers, text or true/false; store it as one of these")
 
 
-def column(table: pa.Table, name: str, *, above: float | None = None, keep: np.ndarray | None = None, why: str = "") -> np.ndarray:
-    """The values of a column as float64: finite, and above `above` where given; `keep` is a mask of the rows that are used.
+def column(table: pa.Table, name: str, *, above: float = -math.inf, keep: np.ndarray | None = None,
+           why: str = "") -> np.ndarray:
+    """The values of a column as float64, finite and above `above`, on the rows where the mask `keep` is true.
 
     Raises TableError naming the row (from 1, before any filter) and the column.
 
@@ -103,26 +112,24 @@ def column(table: pa.Table, name: str, *, above: float | None = None, keep: np.n
     Traceback (most recent call last):
     scalemem.tables.TableError: column 'loss', row 2 = -2: must be above 0; drop such rows with where = "loss > 0"
     """
-    values = _load(table, name)
-    keep = np.ones(len(values), bool) if keep is None else keep
-    quoted = name if name.isidentifier() else f"`{name}`"
+    found, quoted = load(table, name), name if name.isidentifier() else f"`{name}`"
+    keep = np.ones(len(found), bool) if keep is None else keep
 
     def refuse(bad: np.ndarray, legal: str, mend: str) -> None:
         if bad.any():
-            row = int(np.argmax(bad))
-            shown = repr(values[row]) if values.dtype == object else "missing" if math.isnan(values[row]) else f"{values[row]:g}"
-            raise TableError(f"column {name!r}, row {row + 1} = {shown[:60]}: must be {legal}; {mend}")
+            cell = found[row := int(np.argmax(bad))]
+            shown = "missing" if _missing(cell) else repr(cell)[:60] if isinstance(cell, str) else f"{cell:g}"
+            raise TableError(f"column {name!r}, row {row + 1} = {shown}: must be {legal}; {mend}")
 
-    if values.dtype == object:
-        refuse(keep & np.array([not _numeric(v) for v in values], bool), "a number", "mend the cell, or drop the row with a filter")
+    if found.dtype == object:
+        refuse(keep & np.array([not _numeric(v) for v in found], bool), "a number", "mend the cell or filter the row out")
         refuse(keep, "a number", "the column is stored as text: store it as numbers")
-        return np.full(len(values), np.nan)[keep]
-    values = values.astype(np.float64)
-    refuse(keep & np.isnan(values), "a number", f'fill it in, or drop such rows with where = "not is_null({quoted})"')
-    refuse(keep & np.isinf(values), "finite", f'drop such rows with where = "abs({quoted}) < 1e300"')
-    if above is not None:
-        refuse(keep & (values <= above), f"above {above:g}{why}", f'drop such rows with where = "{quoted} > {above:g}"')
-    return values[keep]
+        return np.zeros(0)
+    found = found.astype(np.float64)
+    refuse(keep & np.isnan(found), "a number", f'fill it in, or drop such rows with where = "not is_null({quoted})"')
+    refuse(keep & np.isinf(found), "finite", f'drop such rows with where = "abs({quoted}) < 1e300"')
+    refuse(keep & (found <= above), f"above {above:g}{why}", f'drop such rows with where = "{quoted} > {above:g}"')
+    return found[keep]
 
 
 def _numeric(cell: Any) -> bool:
@@ -131,6 +138,11 @@ def _numeric(cell: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
+
+
+def _missing(cells: Any) -> np.ndarray:
+    """Which cells are None or NaN."""
+    return np.asarray(cells != cells) | np.asarray(np.asarray(cells, object) == np.array(None), bool)
 
 
 def where(table: pa.Table, expression: str | None) -> tuple[pa.Table, int]:
@@ -148,7 +160,7 @@ def where(table: pa.Table, expression: str | None) -> tuple[pa.Table, int]:
 
 
 def mask(table: pa.Table, expression: str | None, constants: Constants | None = None) -> np.ndarray:
-    """Which rows satisfy the expression, as booleans; None keeps all. `constants` resolves dotted names such as `fit.alpha`."""
+    """Which rows satisfy the expression, as booleans; None keeps all."""
     if expression is None:
         return np.ones(table.num_rows, bool)
     result = compute(table, expression, constants)
@@ -160,137 +172,128 @@ def mask(table: pa.Table, expression: str | None, constants: Constants | None = 
 def compute(table: pa.Table, expression: str, constants: Constants | None = None) -> np.ndarray:
     """The value of an expression for each row: bool, float64 or text."""
     if not isinstance(expression, str) or not expression.strip() or len(expression) > 2000:
-        raise TableError(f"expression {str(expression)[:60]!r}: must be text of 1 to 2000 characters; write it shorter or add it")
-    columns: dict[str, str] = {}
+        raise TableError(f"expression {str(expression)[:60]!r}: must be text of 1 to 2000 characters; rewrite it")
+    columns: list[str] = []
 
     def backticked(match: re.Match[str]) -> str:
         if match[1] is None:
             return match[0]
-        columns[f"_column_{len(columns)}"] = match[1]
+        columns.append(match[1])
         return f"_column_{len(columns) - 1}"
 
     text = re.sub(r"""'[^']*'|"[^"]*"|`([^`]+)`""", backticked, expression.strip())
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            value = _Rows(table, expression, columns, constants)(ast.parse(text, mode="eval").body)
+            names = {f"_column_{i}": n for i, n in enumerate(columns)}
+            value = _Rows(table, expression, names, constants)(ast.parse(text, mode="eval").body)
     except TableError:
         raise
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
-        what = error.msg if isinstance(error, SyntaxError) else "too deep or not text"
-        raise TableError(f"expression {expression!r}: cannot be read: {what}; write it like \"d_model >= 16 and seed in [0, 1]\"") from None
+        what = error.msg if isinstance(error, SyntaxError) else "too deep, or not text"
+        raise TableError(f"expression {expression!r}: cannot be read ({what}); {LANGUAGE}") from None
     return np.broadcast_to(value, (table.num_rows,)).copy()
 
 
 class _Rows:
-    """Walks the syntax tree of an expression over the rows of a table; anything not listed here is refused."""
+    """Walks the syntax tree of an expression over the rows of a table; a node without a method here is refused."""
 
-    def __init__(self, table: pa.Table, expression: str, columns: dict[str, str], constants: Constants | None):
-        self.table, self.expression, self.columns, self.constants = table, expression, columns, constants
+    def __init__(self, table: pa.Table, expression: str, names: Mapping[str, str], constants: Constants | None):
+        self.table, self.expression, self.names, self.constants = table, expression, names, constants
 
-    def refuse(self, what: str, mend: str) -> TableError:
-        return TableError(f"expression {self.expression[:200]!r}: {what}; {mend}")
-
-    def __call__(self, node: ast.AST) -> np.ndarray:
+    def __call__(self, node: ast.AST, kind: str = "") -> np.ndarray:
         method = getattr(self, type(node).__name__, None)
-        if method is None or type(node).__name__ == "refuse":
-            raise self.refuse(f"{type(node).__name__} is not part of the language",
-                              "use columns, numbers, text, + - * / **, comparisons, in, and, or, not, is_null")
-        return method(node)
+        if method is None:
+            raise self.error(f"{type(node).__name__} is not part of the language")
+        value = np.asarray(method(node))
+        if kind == "number" and value.dtype == object:
+            raise self.error("does arithmetic with text")
+        if kind == "truth" and value.dtype != bool:
+            raise self.error("joins something that is not true or false")
+        return value.astype(np.float64) if kind == "number" else value
 
-    def number(self, node: ast.AST) -> np.ndarray:
-        value = self(node)
-        if value.dtype == object:
-            raise self.refuse("does arithmetic with text", "use numbers there")
-        return value.astype(np.float64)
+    def error(self, what: str) -> TableError:
+        return TableError(f"expression {self.expression!r}: {what}; {LANGUAGE}")
 
-    def truth(self, node: ast.AST) -> np.ndarray:
-        value = self(node)
-        if value.dtype != bool:
-            raise self.refuse("joins something that is not true or false", "compare it with a value first")
-        return value
-
-    def Constant(self, node: ast.Constant) -> np.ndarray:
-        if isinstance(node.value, bool):
-            return np.array(node.value)
+    def Constant(self, node: ast.Constant):
+        if isinstance(node.value, (bool, str)):
+            return np.array(node.value, object if isinstance(node.value, str) else bool)
         if isinstance(node.value, (int, float)):
-            return np.array(float(node.value))
-        if isinstance(node.value, str):
-            return np.array(node.value, object)
-        raise self.refuse(f"{node.value!r} is not a number or text", "write a number, or text in quotes")
+            return float(node.value)
+        raise self.error(f"{node.value!r} is not a number or text")
 
-    def Name(self, node: ast.Name) -> np.ndarray:
-        name = self.columns.get(node.id, node.id)
-        if name in ("true", "false") and name not in self.table.column_names:
-            return np.array(name == "true")
-        return _load(self.table, name)
+    def Name(self, node: ast.Name):
+        name = self.names.get(node.id, node.id)
+        return name == "true" if name in ("true", "false") else load(self.table, name)
 
-    def Attribute(self, node: ast.Attribute) -> np.ndarray:
+    def Attribute(self, node: ast.Attribute):
         if self.constants is None or not isinstance(node.value, ast.Name):
-            raise self.refuse("a dotted name means nothing here", "use a column")
-        return np.array(float(self.constants(f"{node.value.id}.{node.attr}")))
+            raise self.error("a dotted name means nothing here")
+        return self.constants(f"{node.value.id}.{node.attr}")
 
-    def UnaryOp(self, node: ast.UnaryOp) -> np.ndarray:
-        if isinstance(node.op, ast.Not):
-            return ~self.truth(node.operand)
+    def UnaryOp(self, node: ast.UnaryOp):
         if isinstance(node.op, ast.Invert):
-            raise self.refuse("~ is not part of the language", "write not")
-        value = self.number(node.operand)
-        return -value if isinstance(node.op, ast.USub) else value
+            raise self.error("~ is not part of the language")
+        if isinstance(node.op, ast.Not):
+            return ~self(node.operand, "truth")
+        return self(node.operand, "number") * (-1 if isinstance(node.op, ast.USub) else 1)
 
-    def BinOp(self, node: ast.BinOp) -> np.ndarray:
+    def BinOp(self, node: ast.BinOp):
         if type(node.op) not in _ARITHMETIC:
-            raise self.refuse(f"{type(node.op).__name__} is not part of the language", "use + - * / **, and, or")
-        return np.asarray(_ARITHMETIC[type(node.op)](self.number(node.left), self.number(node.right)))
+            raise self.error(f"{type(node.op).__name__} is not part of the language")
+        return _ARITHMETIC[type(node.op)](self(node.left, "number"), self(node.right, "number"))
 
-    def BoolOp(self, node: ast.BoolOp) -> np.ndarray:
-        parts = [self.truth(v) for v in node.values]
-        both = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
-        result = parts[0]
-        for part in parts[1:]:
-            result = both(result, part)
-        return np.asarray(result)
+    def BoolOp(self, node: ast.BoolOp):
+        result, both = self(node.values[0], "truth"), isinstance(node.op, ast.And)
+        for value in node.values[1:]:
+            result = result & self(value, "truth") if both else result | self(value, "truth")
+        return result
 
-    def Call(self, node: ast.Call) -> np.ndarray:
+    def Call(self, node: ast.Call):
         name = node.func.id if isinstance(node.func, ast.Name) else ""
         if len(node.args) != 1 or node.keywords or name not in (*_FUNCTIONS, "is_null"):
-            raise self.refuse("calls something that is not part of the language", f"use is_null, {', '.join(_FUNCTIONS)} of one value")
-        if name == "is_null":
-            value = self(node.args[0])
-            if isinstance(node.args[0], ast.Name) and value.dtype == bool:
-                return np.array(self.table.column(self.columns.get(node.args[0].id, node.args[0].id)).is_null())
-            return np.equal(value, None) if value.dtype == object else np.isnan(value)
-        return np.asarray(_FUNCTIONS[name](self.number(node.args[0])))
+            raise self.error("calls something that is not part of the language")
+        if name != "is_null":
+            return _FUNCTIONS[name](self(node.args[0], "number"))
+        value = self(node.args[0])
+        if value.dtype == bool and isinstance(node.args[0], ast.Name):
+            return self.table.column(self.names.get(node.args[0].id, node.args[0].id)).is_null().to_numpy()
+        return _missing(value)
 
-    def Compare(self, node: ast.Compare) -> np.ndarray:
+    def Compare(self, node: ast.Compare):
         left, result = self(node.left), np.array(True)
-        for op, right_node in zip(node.ops, node.comparators, strict=True):
+        for op, right in zip(node.ops, node.comparators, strict=True):
             if isinstance(op, (ast.In, ast.NotIn)):
-                if not isinstance(right_node, (ast.List, ast.Tuple, ast.Set)):
-                    raise self.refuse("in needs a list", "write x in [1, 2]")
-                found = np.zeros(left.shape, bool)
-                for item in right_node.elts:
-                    found = found | self.compare(ast.Eq, left, self(item))
-                result = result & (found if isinstance(op, ast.In) else ~found & ~self.missing(left))
+                if not isinstance(right, (ast.List, ast.Tuple, ast.Set)):
+                    raise self.error("in needs a list")
+                found = np.any([np.zeros(left.shape, bool), *(self.compare(ast.Eq, left, self(v)) for v in right.elts)], axis=0)
+                result = result & (found if isinstance(op, ast.In) else ~found & ~_missing(left))
             else:
-                right = self(right_node)
-                result = result & self.compare(type(op), left, right)
-                left = right
-        return np.asarray(result)
-
-    @staticmethod
-    def missing(value: np.ndarray) -> np.ndarray:
-        return np.asarray(np.equal(value, None), bool) if value.dtype == object else np.isnan(value.astype(np.float64))
+                value = self(right)
+                result, left = result & self.compare(type(op), left, value), value
+        return result
 
     def compare(self, op: type, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         if op not in _COMPARISONS:
-            raise self.refuse("is is not part of the language", "write == or is_null(column)")
+            raise self.error("is is not part of the language")
         if (left.dtype == object) != (right.dtype == object):
-            raise self.refuse("compares text with a number", "put text in quotes and numbers without")
-        known = ~(self.missing(left) | self.missing(right))
+            raise self.error("compares text with a number")
+        known = ~(_missing(left) | _missing(right))
         if left.dtype == object:
-            left, right = (np.where(np.equal(v, None), "", v).astype(str) for v in (left, right))
-        return np.asarray(_COMPARISONS[op](left, right)) & known
+            left, right = (np.where(_missing(v), "", v).astype(str) for v in (left, right))
+        return _COMPARISONS[op](left, right) & known
+
+
+def values(table: pa.Table, expression: str, keep: np.ndarray, constants: Constants | None = None,
+           above: float = -math.inf) -> np.ndarray:
+    """An expression as float64 on all rows (NaN where `keep` is false); finite and above `above` on the kept ones."""
+    found = compute(table, expression, constants)
+    bad = keep if found.dtype == object else keep & ~((found > above) & np.isfinite(found))
+    if bad.any():
+        row, bound = int(np.argmax(bad)), f" above {above:g}" if above > -math.inf else ""
+        raise TableError(f"expression {expression!r}, row {row + 1} = {found[row]}: must be a finite number{bound}; "
+                         "leave such rows out with a filter")
+    return np.array([float(v) if k else math.nan for v, k in zip(found, keep, strict=True)])
 
 
 def derive(table: pa.Table, name: str, expression: str, unit: str = "", constants: Constants | None = None) -> pa.Table:
@@ -304,8 +307,7 @@ def derive(table: pa.Table, name: str, expression: str, unit: str = "", constant
 
     if name in table.column_names:
         raise TableError(f"column {name!r}: is in the table already; choose another name")
-    values = compute(table, expression, constants)
-    array = pa.array(values.tolist()) if values.dtype == object else pa.array(values)
+    array = pa.array(compute(table, expression, constants).tolist())
     return table.append_column(pa.field(name, array.type, metadata={"unit": unit} if unit else None), array)
 
 
@@ -317,31 +319,16 @@ def unit(table: pa.Table, name: str) -> str:
 def groups(table: pa.Table, names: Sequence[str] | str, keep: np.ndarray) -> list[tuple[dict[str, Any], np.ndarray]]:
     """The kept rows by the values of some columns, in sorted order: [({column: value}, row numbers from 0)]."""
     names = [names] if isinstance(names, str) else names
-    found: dict[tuple, list[int]] = {}
-    cells = [_load(table, n) for n in names]
+    cells, found = [load(table, n) for n in names], dict[tuple, list[int]]()
     for row in np.flatnonzero(keep):
         key = tuple(_plain(c[row]) for c in cells)
         if None in key:
-            raise TableError(f"column {names[key.index(None)]!r}, row {row + 1} is missing: must have a value, it forms groups; "
-                             f'fill it in, or drop such rows with where = "not is_null({names[key.index(None)]})"')
+            name = names[key.index(None)]
+            raise TableError(f"column {name!r}, row {row + 1} = missing: must have a value, it forms groups; fill it in, "
+                             f'or drop such rows with where = "not is_null({name})"')
         found.setdefault(key, []).append(int(row))
     order = sorted(found, key=lambda k: tuple((isinstance(v, str), v) for v in k))
     return [(dict(zip(names, k, strict=True)), np.array(found[k])) for k in order]
-
-
-def _plain(cell: Any) -> Any:
-    """A cell as a JSON value; whole numbers as int, missing as None."""
-    if cell is None or isinstance(cell, str):
-        return cell
-    if isinstance(cell, np.bool_):
-        return bool(cell)
-    return None if math.isnan(cell) else int(cell) if float(cell).is_integer() and abs(cell) < 2**53 else float(cell)
-
-
-def codes(table: pa.Table, name: str) -> np.ndarray:
-    """A number for each distinct value of a column, to compare rows by; missing values are one value."""
-    values = _load(table, name)
-    return np.unique(values.astype(str), return_inverse=True)[1].reshape(-1).astype(np.float64)
 
 
 def key_text(key: Mapping[str, Any]) -> str:
@@ -349,12 +336,8 @@ def key_text(key: Mapping[str, Any]) -> str:
     return ", ".join(f"{k} = {v}" for k, v in key.items())
 
 
-def values(table: pa.Table, expression: str, keep: np.ndarray, constants: Constants | None = None, above: float = -math.inf) -> np.ndarray:
-    """An expression as float64 on all rows (NaN where `keep` is false); finite and above `above` where it is true, or TableError."""
-    found = compute(table, expression, constants)
-    bad = keep & ~((found > above) & np.isfinite(found)) if found.dtype != object else keep
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise TableError(f"expression {expression!r}, row {row + 1} = {found[row]}: must be a finite number"
-                         f"{f' above {above:g}' if above > -math.inf else ''}; leave such rows out with a filter")
-    return np.where(keep, found.astype(np.float64), math.nan) if found.dtype != object else np.full(len(found), math.nan)
+def _plain(cell: Any) -> Any:
+    """A cell as a JSON value: whole numbers as int, missing as None."""
+    if _missing(cell) or isinstance(cell, (str, np.bool_)):
+        return None if _missing(cell) else bool(cell) if isinstance(cell, np.bool_) else cell
+    return int(cell) if float(cell).is_integer() and abs(cell) < 2**53 else float(cell)

@@ -70,6 +70,11 @@ class Law:
         """The position of the parameter with a prior, which is integrated out; None for a least-squares law."""
         return next((j for j, p in enumerate(self.parameters) if p.prior), None)
 
+    @property
+    def floor(self) -> float:
+        """What y must be above: 0 under a logarithm."""
+        return 0.0 if self.scale == "log" else -INFINITY
+
     def internal(self, values: Mapping[str, float]) -> np.ndarray:
         """theta, the internal values of natural ones."""
         return np.array([math.log(values[p.name]) if p.log else values[p.name] for p in self.parameters], float)

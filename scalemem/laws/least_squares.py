@@ -35,7 +35,7 @@ class _Problem:
 
     def minimise(self, theta: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, float]:
         """The minimum over the free parameters from a start."""
-        from scipy.optimize import least_squares
+        from scipy.optimize import least_squares as optimize
 
         def full(part: np.ndarray) -> np.ndarray:
             whole = theta.copy()
@@ -49,8 +49,8 @@ class _Problem:
         if free.any():
             low, high = (b[free] for b in self.law.bounds())
             with np.errstate(all="ignore"):
-                found = least_squares(residual, theta[free], lambda part: self.jacobian(full(part))[:, free], (low, high), x_scale="jac",
-                                      ftol=1e-13, xtol=1e-13, gtol=1e-15, max_nfev=200)
+                found = optimize(residual, theta[free], lambda part: self.jacobian(full(part))[:, free], (low, high),
+                                 x_scale="jac", ftol=1e-13, xtol=1e-13, gtol=1e-15, max_nfev=200)  # type: ignore
             theta = full(found.x)
         return theta, float(self.squares(theta))
 
@@ -166,8 +166,8 @@ def _profiles(law: Law, problem: _Problem, theta: np.ndarray, least: float, free
                 known = "" if len(flat) == 2 else _show(parameter.log, ends[0] if flat == ["above"] else ends[1])
                 status = f"not identified: any value {'fits' if len(flat) == 2 else flat[0] + known + ' fits'} as well"
         to_natural = math.exp if parameter.log else float
-        values = [to_natural(float(v)) if status == "ok" else math.nan for v in (theta[j], *ends)]
-        estimates[parameter.name] = Estimate(*values, parameter.unit, status)
+        value, *ends = (to_natural(float(v)) if status == "ok" else math.nan for v in (theta[j], *ends))
+        estimates[parameter.name] = Estimate(value, ends[0], ends[1], parameter.unit, status)
     return estimates, covariance
 
 
@@ -205,7 +205,7 @@ def _crossing(problem: _Problem, theta: np.ndarray, least: float, free: np.ndarr
                 return bound
             far = bound
         if rise(far) > 0:
-            return float(brentq(rise, near, far, xtol=1e-3 * se, rtol=1e-6, maxiter=40))
+            return float(brentq(rise, near, far, xtol=1e-3 * se, maxiter=60))  # type: ignore[arg-type]
         near, step = far, 2 * step
     return math.nan
 

@@ -86,7 +86,7 @@ class Predictive:
         else:
             half = self.dof / 2
             each = -(half + 0.5) * np.log1p(z * z / self.dof) + gammaln(half + 0.5) - gammaln(half) - 0.5 * math.log(self.dof * math.pi)
-        density = logsumexp(each - np.log(self.sd) + np.log(self.weights)[:, None], axis=0)
+        density = np.asarray(logsumexp(each - np.log(self.sd) + np.log(self.weights)[:, None], axis=0))
         return density - np.log(y) if self.law.scale == "log" else density
 
 

@@ -83,5 +83,5 @@ def _estimate(posterior: Posterior, k: int, log: bool, unit: str, interval: floa
     else:
         mixture = Predictive(CONSTANT, posterior.weights, posterior.points[:, k:k + 1], sd[:, None], posterior.dof)
         middle, low, high = (float(mixture.quantile(q)[0]) for q in (0.5, (1 - interval) / 2, (1 + interval) / 2))
-    values = (math.exp(v) if log else float(v) for v in (middle, low, high))
-    return Estimate(*values, unit)
+    middle, low, high = (math.exp(v) if log else float(v) for v in (middle, low, high))
+    return Estimate(middle, low, high, unit)

@@ -74,7 +74,8 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray, interval: float) -> Me
     if n == 0:
         return missing(0, method, "no pairs")
     logs = _mean(np.log(numerator / denominator), interval)
-    return Measured(*(math.exp(v) for v in logs[:3]), n, method, logs.reason and "1 pair has no interval")
+    value, low, high = (math.exp(v) for v in logs[:3])
+    return Measured(value, low, high, n, method, logs.reason and "1 pair has no interval")
 
 
 def proportion(hits: int, n: int, interval: float) -> Measured:
