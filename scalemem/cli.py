@@ -1,0 +1,123 @@
+"""The commands. Bad input is one line on standard error and exit status 2; a failed run, or FAILS under --check, is 1."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any, NoReturn
+
+from scalemem.spec import SpecError
+
+EPILOG = """examples:
+  scalemem study capacity                       sweep, fit, forecast, verdicts and a figure, in about 7 minutes on 2 cores
+  scalemem plan capacity --scale hour           what that would cost, before anything is spent
+  scalemem fit runs.csv --law power --y loss --x x=n_params --out fit.json
+  scalemem forecast fit.json --at x=7e9 --interval 0.9
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line: what is wrong, what is legal, how to mend it."""
+
+    def error(self, message: str) -> NoReturn:
+        text = " ".join(message.replace("invalid choice", "no such choice").split())
+        self.exit(2, f"scalemem: error: {text}; see {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    top = _Parser(prog="scalemem", description=__import__("scalemem").__doc__, epilog=EPILOG, allow_abbrev=False,
+                  formatter_class=argparse.RawDescriptionHelpFormatter)
+    top.add_argument("--version", action="version", version=f"scalemem {__import__('scalemem').__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, text: str, *positional: tuple[str, str]) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+        for arg, about in positional:
+            sub.add_argument(arg.lower(), metavar=arg, help=about)
+        sub.add_argument("--json", action="store_true", help="machine output on standard output, and nothing else there")
+        return sub
+
+    def running(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--scale", default="laptop", help="smoke, laptop, hour or gpu, as the study defines them (default: laptop)")
+        sub.add_argument("--store", metavar="DIR", help="where results are kept (default: runs/NAME/store)")
+
+    def executing(sub: argparse.ArgumentParser) -> None:
+        running(sub)
+        sub.add_argument("--executor", default="auto", help="cpu (a pinned process a core), vmap, shard, or auto (default)")
+        sub.add_argument("--workers", type=int, metavar="N", help="processes of the cpu executor (default: the cores there are)")
+
+    def fitting(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--law", required=True, help="a law by name; an unknown one lists them")
+        sub.add_argument("--y", required=True, metavar="COLUMN", help="the column that is fitted")
+        sub.add_argument("--x", action="append", default=[], metavar="NAME=COLUMN", help="a predictor of the law and its column; repeat")
+        sub.add_argument("--group", default="", metavar="A,B", help="fit each combination of these columns apart")
+        sub.add_argument("--where", metavar="EXPRESSION", help='rows to use, such as "exposures == 1000 and n_params < 1e5"')
+        sub.add_argument("--interval", type=float, default=0.9, help="probability of the intervals (default 0.9)")
+
+    s = command("study", "run, fit, draw and judge one study", ("NAME", "a study; `scalemem studies` lists them"))
+    executing(s)
+    s.add_argument("--out", metavar="DIR", help="where the figure and result.json go (default: runs/NAME)")
+    s.add_argument("--check", action="store_true", help="exit status 1 if a claim FAILS")
+    command("studies", "the studies: name, source, claims, last verdicts")
+    running(command("plan", "runs, shapes, FLOPs and estimated time, before anything is spent", ("SIM", "a study, or a .py file with SWEEP")))
+    executing(command("run", "run what the store lacks; the same command goes on after a stop", ("SIM", "a study, or a .py file with SWEEP")))
+    command("status", "done, running, diverged, failed, missing", ("STORE", "a store's directory"))
+    s = command("fit", "fit a law to a store, CSV or Parquet table", ("SOURCE", "a store, .csv, .csv.gz or .parquet"))
+    fitting(s)
+    s.add_argument("--out", metavar="FIT.json", help="keep the fit, for `scalemem forecast`")
+    s = command("forecast", "forecast from a fit, with its interval and how far it extrapolates", ("FIT", "what `scalemem fit --out` wrote"))
+    s.add_argument("--at", action="append", default=[], metavar="NAME=VALUE", help="a predictor's value; repeat")
+    s.add_argument("--group", metavar="COLUMN=VALUE", action="append", default=[], help="which group of the fit; repeat")
+    s.add_argument("--interval", type=float, help="probability of the interval (default: the fit's)")
+    s = command("backtest", "how a law forecasts rows that were held out", ("SOURCE", "a store, .csv, .csv.gz or .parquet"))
+    fitting(s)
+    s.add_argument("--holdout", metavar="EXPRESSION", help='rows to predict, such as "n_params >= 1.4e9"')
+    s.add_argument("--split", metavar="COLUMN", help="column that is 1 where a row is fitted and 0 where it is predicted")
+    s = command("figure", "draw a study's figure again from its store", ("NAME", "a study"))
+    running(s)
+    s.add_argument("--out", metavar="FILE", help="default: runs/NAME/NAME.png")
+    s = command("export", "write the table of runs to a file", ("STORE", "a store's directory"), ("OUT", ".csv or .parquet"))
+    s.add_argument("--table", default="runs", help="runs (default) or curves")
+    return top
+
+
+def pairs(items: list[str], option: str, number: bool = False) -> dict[str, Any]:
+    """NAME=VALUE options as a dict; SpecError for what is not of that form."""
+    found: dict[str, Any] = {}
+    for item in items:
+        name, sign, value = item.partition("=")
+        if not sign or not name or not value:
+            raise SpecError(f"--{option} {item!r}: must be NAME=VALUE; write it with an equals sign")
+        try:
+            found[name] = float(value) if number else value
+        except ValueError:
+            raise SpecError(f"--{option} {item!r}: {value!r} is not a number; write {name}=NUMBER") from None
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command line; returns the exit status. No traceback reaches a user for bad input."""
+    args = parser().parse_args(argv)
+    from scalemem import commands
+
+    try:
+        body, status = getattr(commands, args.command)(args)
+        if args.json:
+            json.dump(body, sys.stdout, indent=1, default=str)
+            print()
+        return status
+    except commands.BAD_INPUT as error:
+        print(f"scalemem: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, commands.Stopped) as stop:
+        print(f"\nscalemem: stopped. {stop or 'Nothing finished is lost; the same command goes on.'}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""What each command does: a function of the parsed arguments to (JSON body, exit status), which prints for a person unless --json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from scalemem import study as studies_
+from scalemem.durable import StoreError
+from scalemem.spec import SpecError, run_id
+from scalemem.store import Store
+from scalemem.tables import TableError
+
+BAD_INPUT = (SpecError, StoreError, TableError)
+
+Outcome = tuple[Any, int]
+
+
+class Stopped(Exception):
+    """The command was interrupted; says what is safe."""
+
+
+def _console(args: argparse.Namespace) -> Any:
+    """Standard output for a person; standard error where standard output carries JSON."""
+    from rich.console import Console
+
+    console = Console(stderr=args.json, highlight=False)
+    if not console.is_terminal:
+        console = Console(stderr=args.json, highlight=False, width=140)
+    warnings.showwarning = lambda message, *_, **__: console.print(f"[yellow]warning:[/] {message}", soft_wrap=True)
+    return console
+
+
+def _folder(name: str) -> Path:
+    return Path("runs") / Path(name).stem
+
+
+def _runs(args: argparse.Namespace, name: str) -> tuple[list[Any], Path]:
+    sweep = studies_.sweep(name, args.scale)
+    return sweep.runs(), Path(args.store) if args.store else _folder(name) / "store"
+
+
+def _execute(args: argparse.Namespace, name: str, console: Any) -> tuple[Store, list[Any], dict[str, int]]:
+    from scalemem import execute, launch, show
+
+    runs, path = _runs(args, name)
+    if args.workers is not None and args.workers < 1:
+        raise SpecError(f"--workers {args.workers}: must be at least 1; leave it out to use every core")
+    execute.check(runs)
+    store = Store.open(path, create=True)
+    store.register(f"{Path(name).stem}.{args.scale}", runs)
+    try:
+        with show.progress(console, len(runs)) as report:
+            counts = launch.run(runs, store, args.executor, args.workers, report)
+    except launch.Interrupted:
+        left = len(store.missing(runs))
+        raise Stopped(f"{len(runs) - left} of {len(runs)} runs are in {path}; the same command goes on from there.") from None
+    return store, runs, counts
+
+
+def study(args: argparse.Namespace) -> Outcome:
+    """Run + fit + figure + verdicts."""
+    from scalemem import show
+
+    console, name = _console(args), args.name
+    head = studies_.definition(name)
+    console.print(f"[bold]{head.get('title', name)}[/]  {head.get('source', '')}", soft_wrap=True)
+    store, runs, counts = _execute(args, name, console)
+    table = studies_.runs_table(store, runs)
+    result = studies_.evaluate(name, table)
+    out = Path(args.out) if args.out else _folder(name)
+    out.mkdir(parents=True, exist_ok=True)
+    stem = Path(name).stem
+    body = studies_.save(out / f"{stem}.{args.scale}.json", name, args.scale, table, result)
+    show.result(console, body)
+    picture = studies_.figure(name, table, result, out / f"{stem}.png")
+    body |= {"store": str(store.path), "figure": str(picture), "runs": counts}
+    console.print(f"figure {picture}   result {out / f'{stem}.{args.scale}.json'}   store {store.path}", soft_wrap=True)
+    failed = any(c["verdict"] == "FAILS" for c in body["claims"]) and args.check
+    return body, 1 if failed or counts["failed"] else 0
+
+
+def studies(args: argparse.Namespace) -> Outcome:
+    """A list of studies with their last verdicts: of this folder's runs, or else those kept in the repository."""
+    console, rows = _console(args), []
+    for name in studies_.names():
+        head, last = studies_.definition(name), studies_.last(name)
+        verdicts = {c["id"]: {"verdict": c["verdict"], "value": c["value"], "low": c["low"], "high": c["high"]} for c in last.get("claims", [])}
+        rows.append({"name": name, "title": head.get("title", ""), "source": head.get("source", ""), "scale": last.get("scale"),
+                     "claims": [c["text"] for c in head.get("claim", [])], "verdicts": verdicts})
+        console.print(f"[bold]{name}[/]  {head.get('title', '')}\n  {head.get('source', '')}", soft_wrap=True)
+        for claim in head.get("claim", []):
+            said = verdicts.get(claim["id"])
+            text = f"{said['verdict']} ({said['value']}, {last['scale']})" if said else "not run yet"
+            console.print(f"  {claim['id']}: {text}", soft_wrap=True)
+    return rows, 0
+
+
+def plan(args: argparse.Namespace) -> Outcome:
+    """What a run would do, from the specs alone."""
+    from scalemem import execute, launch, show
+
+    console = _console(args)
+    runs, path = _runs(args, args.sim)
+    store = Store.open(path) if (path / "store.json").exists() else None
+    packs = execute.plan(runs, store)
+    shapes: dict[Any, list[Any]] = {}
+    for p in packs:
+        shapes.setdefault(p.shape, []).extend(p.runs)
+    workers = max(1, min(len(launch.cores()), len(packs)))
+    rows = [{**{k: getattr(s.run.model, k) for k in ("n_layers", "d_model", "n_heads", "vocab_size", "seq_len")},
+             "n_params": execute.accounting.n_params(s.run.model), "runs": len(rs),
+             "train_flops": sum(map(execute.accounting.train_flops, rs)), "core_seconds": sum(map(execute.seconds, rs))}
+            for s, rs in shapes.items()]
+    body = {"event": "plan", "packs": len(packs), "runs": sum(len(p.runs) for p in packs), "shapes": len(shapes), "workers": workers,
+            "flops": sum(r["train_flops"] for r in rows), "seconds": sum(map(execute.pack_seconds, packs)) / workers}
+    show.plan(console, body, len(runs))
+    if rows:
+        show.table(console, {"title": "", "columns": list(rows[0]), "rows": rows})
+    return body | {"total_runs": len(runs), "by_shape": rows, "run_ids": [run_id(r) for p in packs for r in p.runs]}, 0
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Runs what the store lacks."""
+    console = _console(args)
+    store, _, counts = _execute(args, args.sim, console)
+    console.print(f"{counts['done']} done, {counts['diverged']} diverged, {counts['failed']} failed; store {store.path}", soft_wrap=True)
+    return {"store": str(store.path), **counts}, 1 if counts["failed"] else 0
+
+
+def status(args: argparse.Namespace) -> Outcome:
+    """Counts of a store, and why runs failed."""
+    console, found = _console(args), Store.open(args.store).status()
+    console.print("  ".join(f"{k} {v}" for k, v in found["counts"].items()))
+    for name, counts in found["sweeps"].items():
+        console.print(f"  {name}: " + "  ".join(f"{k} {v}" for k, v in counts.items()), soft_wrap=True)
+    for worker in found["workers"]:
+        console.print(f"  running on {worker['host']} in process {worker['pid']}: {len(worker['run_ids'])} runs", soft_wrap=True)
+    for key, failure in list(found["failures"].items())[:20]:
+        console.print(f"  [red]failed[/] {key}: {failure['reason']}", soft_wrap=True)
+    return found, 0
+
+
+def _read(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    from scalemem import cli, tables
+
+    table = tables.read(args.source)
+    group = [g for g in args.group.split(",") if g]
+    return table, {"y": args.y, "x": cli.pairs(args.x, "x") or None, "group": group}
+
+
+def fit(args: argparse.Namespace) -> Outcome:
+    """Fits a law and says what it found."""
+    from scalemem import fitting, forecasting, show
+
+    console, (table, columns) = _console(args), _read(args)
+    found = fitting.fit(table, args.law, where=args.where, interval=args.interval, **columns)
+    found = forecasting.with_backtest(found, table, **({"interval": args.interval}))
+    body = found.to_json()
+    show.fits(console, {args.y: body})
+    if found.dropped:
+        console.print(f"{found.dropped} rows were left out by --where {args.where!r}", soft_wrap=True)
+    if args.out:
+        Path(args.out).write_text(json.dumps(body, indent=1) + "\n")
+        console.print(f"fit kept in {args.out}; try: scalemem forecast {args.out} --at " + " --at ".join(f"{k}=VALUE" for k in found.x))
+    return body, 0
+
+
+def forecast(args: argparse.Namespace) -> Outcome:
+    """A forecast from a kept fit."""
+    from scalemem import cli, forecasting, show
+    from scalemem.fitting import Fit
+
+    console = _console(args)
+    try:
+        content = json.loads(Path(args.fit).read_text())
+    except (OSError, ValueError) as error:
+        raise TableError(f"fit file {args.fit}: {error}; name a file that `scalemem fit --out` wrote") from None
+    found = Fit.from_json(content)
+    group = {k: float(v) if v.replace(".", "", 1).lstrip("-").isdigit() else v for k, v in cli.pairs(args.group, "group").items()} or None
+    body = forecasting.forecast(found, cli.pairs(args.at, "at", number=True), interval=args.interval, group=group).to_json()
+    show.forecast(console, body)
+    return body, 0
+
+
+def backtest(args: argparse.Namespace) -> Outcome:
+    """How well a law forecasts what was held out."""
+    from scalemem import forecasting, show
+
+    console, (table, columns) = _console(args), _read(args)
+    if args.where:
+        from scalemem import tables
+        table, dropped = tables.where(table, args.where)
+        console.print(f"{dropped} rows were left out by --where {args.where!r}", soft_wrap=True)
+    body = forecasting.backtest(table, args.law, holdout=args.holdout, split=args.split, **columns).to_json()
+    rows = [{**{k: v for k, v in r.items() if k not in ("coverage", "group")}, "group": r["group"], "in 90 %": r["coverage"]["0.9"]} for r in body["rows"]]
+    if rows:
+        show.table(console, {"title": "Back-test", "columns": list(rows[0]), "rows": rows})
+    console.print(str(body["summary"]), soft_wrap=True)
+    return body, 0
+
+
+def figure(args: argparse.Namespace) -> Outcome:
+    """Draws a study's figure from what its store has."""
+    console = _console(args)
+    runs, path = _runs(args, args.name)
+    table = studies_.runs_table(Store.open(path), runs)
+    result = studies_.evaluate(args.name, table)
+    out = Path(args.out) if args.out else _folder(args.name) / f"{Path(args.name).stem}.png"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    console.print(f"figure {studies_.figure(args.name, table, result, out)}", soft_wrap=True)
+    return {"figure": str(out), "runs": table.num_rows}, 0
+
+
+def export(args: argparse.Namespace) -> Outcome:
+    """Writes a table of a store to a file."""
+    store = Store.open(args.store)
+    store.export(args.out, args.table)
+    _console(args).print(f"{args.table} written to {args.out}", soft_wrap=True)
+    return {"out": args.out, "table": args.table}, 0

@@ -1,0 +1,85 @@
+"""Drawing: Axes in, Axes out. One style for every figure, points with their intervals, laws with their bands."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scalemem import laws
+from scalemem.fitting import Fit
+from scalemem.forecasting import predictive
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from matplotlib.axes import Axes
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6f4e37")  # distinct to colour-blind eyes
+MARKERS = "osD^vP*"
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """Paper-size type and thin lines, without a display."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context({"font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7, "lines.linewidth": 1.2,
+                         "lines.markersize": 3.5, "axes.spines.top": False, "axes.spines.right": False, "figure.constrained_layout.use": True,
+                         "legend.frameon": False, "axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.5}):
+        try:
+            yield
+        finally:
+            plt.close("all")
+
+
+def points(ax: Axes, table: pa.Table, x: str, y: str, label: str = "", colour: str = COLOURS[0], marker: str = "o") -> Axes:
+    """Mean of y over the rows of equal x, with a 90 % t interval where there are at least three.
+
+    Args:
+      ax: drawn on.
+      table: rows; x, y: its columns.
+      label, colour, marker: of the series.
+    Returns:
+      ax.
+    """
+    from scipy import stats
+
+    xs, ys = (np.asarray(table[c].to_pylist(), float) for c in (x, y))
+    at = np.unique(xs)
+    groups = [ys[xs == v] for v in at]
+    half = [stats.t.ppf(0.95, len(g) - 1) * g.std(ddof=1) / len(g) ** 0.5 if len(g) > 2 else 0.0 for g in groups]
+    ax.errorbar(at, [g.mean() for g in groups], yerr=half, fmt=marker, color=colour, label=label or None, capsize=1.5, elinewidth=0.8)
+    return ax
+
+
+def law(ax: Axes, fit: Fit, x: str, lo: float, hi: float, group: Any = None, at: Mapping[str, float] | None = None, colour: str = COLOURS[0],
+        label: str = "", interval: float = 0.9, scale: float = 1.0) -> Axes:
+    """The median of a fitted law over [lo, hi] (log-spaced) and its predictive band; dashed outside the fitted range.
+
+    Args:
+      ax: drawn on.
+      fit: of any law.
+      x: the predictor on the axis; `at` fixes the others.
+      lo, hi: range of x.
+      group: which group of the fit.
+      scale: multiplies y.
+    Returns:
+      ax.
+    """
+    found = fit.at(group)
+    if found.posterior is None:
+        return ax
+    grid = np.geomspace(lo, hi, 200)
+    at_points = {k: np.full(200, v) for k, v in (at or {}).items()} | {x: grid}
+    spread = predictive(laws.get(fit.law), found, at_points)
+    low, mid, high = (scale * np.asarray(spread.quantile(q)) for q in ((1 - interval) / 2, 0.5, (1 + interval) / 2))
+    inside = (grid >= found.ranges[x][0] * 0.999) & (grid <= found.ranges[x][1] * 1.001)
+    ax.plot(grid, np.where(inside, mid, np.nan), color=colour, label=label or None)
+    ax.plot(grid, mid, color=colour, linestyle=(0, (2, 2)), linewidth=0.8)
+    ax.fill_between(grid, low, high, color=colour, alpha=0.15, linewidth=0)
+    return ax

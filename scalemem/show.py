@@ -1,0 +1,146 @@
+"""What a person sees in a terminal: the plan, the progress, the tables of a study and its verdicts."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+COLOUR = {"HOLDS": "green", "FAILS": "red", "INCONCLUSIVE": "yellow"}
+
+
+def number(value: Any) -> str:
+    """A number as a person reads it: thousands grouped, four digits, "-" for what is not there."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return {True: "yes", False: ""}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e15):
+        return f"{int(value):,}"
+    if abs(value) >= 1e15 or abs(value) < 1e-3:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    >>> duration(75), duration(7300)
+    ('1 min 15 s', '2 h 2 min')
+    """
+    s = round(seconds)
+    if s < 60:
+        return f"{s} s"
+    return f"{s // 60} min {s % 60} s" if s < 3600 else f"{s // 3600} h {s % 3600 // 60} min"
+
+
+def plan(console: Console, event: dict[str, Any], total: int) -> None:
+    """One line: what is to be done, before anything is spent."""
+    done = total - event["runs"]
+    already = f" ({done} of {total} are there already)" if done else ""
+    if not event["runs"]:
+        console.print(f"Nothing is missing: all {total} runs are in the store.")
+        return
+    console.print(f"{event['runs']} runs{already} of {event['shapes']} shapes to compile, {event['flops'] / 1e12:.3g} TFLOPs, "
+                  f"about {duration(event['seconds'])} on {event['workers']} worker{'s' * (event['workers'] != 1)}.")
+
+
+@contextlib.contextmanager
+def progress(console: Console, total_runs: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A bar of the work (by FLOPs), the runs finished and the time left; yields what `launch.run` reports to."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
+               TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False))
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task, finished, told = bar.add_task("runs", total=None), 0, 0
+
+        def report(event: dict[str, Any]) -> None:
+            nonlocal finished, told
+            kind = event["event"]
+            if kind == "plan":
+                plan(console, event, total_runs)
+                bar.update(task, total=event["flops"], visible=event["runs"] > 0)
+            elif kind == "progress":
+                bar.advance(task, event["flops"])
+            elif kind == "run":
+                finished += 1
+                bar.update(task, description=f"{finished} runs finished")
+                if event["status"] == "diverged":
+                    console.print(f"[yellow]diverged:[/] {event['run_id']} (recorded as such, left out of the fits)")
+            elif kind == "failed":
+                console.print(f"[red]failed:[/] {len(event['run_ids'])} runs: {event['reason']} (log: {event['log']})", soft_wrap=True)
+            elif kind == "warning":
+                console.print(f"[yellow]warning:[/] {event['text']}", soft_wrap=True)
+            share = bar.tasks[task].percentage
+            if not console.is_terminal and share >= told + 10:  # a log gets ten lines, not a bar
+                told = int(share // 10 * 10)
+                console.print(f"{told} % of the work, {finished} runs finished, {duration(bar.tasks[task].elapsed or 0)}")
+
+        yield report
+
+
+def table(console: Console, content: dict[str, Any]) -> None:
+    """A table of `study.shown`."""
+    grid = Table(title=content["title"], title_justify="left", title_style="bold", box=None, header_style="dim", pad_edge=False)
+    for column in content["columns"]:
+        grid.add_column(column, justify="left" if column in ("converged", "largest") else "right", overflow="fold")
+    for row in content["rows"]:
+        grid.add_row(*(number(row.get(column)) for column in content["columns"]))
+    console.print(grid)
+    console.print()
+
+
+def fits(console: Console, found: dict[str, Any]) -> None:
+    """Each fit: its law and parameters with their intervals."""
+    from scalemem import laws
+
+    for name, fit in found.items():
+        console.print(f"[bold]fit {name}[/]: {laws.get(fit['law']).formula}  ({fit['n_rows']} rows, {fit['interval']:.0%} intervals)")
+        for group in fit["groups"]:
+            key = ", ".join(f"{k} {number(v)}" for k, v in group["key"].items())
+            values = "; ".join(f"{k} = {number(e['value'])} [{number(e['low'])}, {number(e['high'])}] {e['unit'] if e['unit'] != '1' else ''}".rstrip()
+                               + ("" if e["status"] == "ok" else f" ({e['status']})") for k, e in group["parameters"].items())
+            console.print(f"  {key + ': ' if key else ''}{values}", soft_wrap=True, highlight=False)
+        for text in fit["warnings"]:
+            console.print(f"  [yellow]{text}[/]", soft_wrap=True)
+    console.print()
+
+
+def result(console: Console, body: dict[str, Any]) -> None:
+    """All of a study's result: tables, fits, forecasts, verdicts."""
+    for content in body["tables"]:
+        table(console, content)
+    fits(console, body["fits"])
+    for name, problem in body["problems"].items():
+        console.print(f"[yellow]not fitted, {name}:[/] {problem}", soft_wrap=True)
+    for f in body["forecasts"]:
+        forecast(console, f)
+    console.print()
+    for claim in body["claims"]:
+        verdict(console, claim)
+
+
+def forecast(console: Console, f: dict[str, Any]) -> None:
+    """One line: the forecast, its interval, how far it extrapolates."""
+    label = f.get("label") or ", ".join(f"{k} = {number(v)}" for k, v in f["at"].items())
+    unit = f" {f['unit']}" if f.get("unit") else ""
+    console.print(f"[bold]forecast[/] {label}: {number(f['median'])}{unit}  {f['interval']:.0%} interval [{number(f['low'])}, "
+                  f"{number(f['high'])}]  extrapolation={f['extrapolation_text']}", soft_wrap=True, highlight=False)
+    for text in f["warnings"]:
+        console.print(f"  [yellow]{text}[/]", soft_wrap=True)
+
+
+def verdict(console: Console, claim: dict[str, Any]) -> None:
+    """Two lines: the verdict with the claim, and the numbers that it rests on."""
+    colour = COLOUR[claim["verdict"]]
+    bounds = [b if b is not None else w for b, w in zip(claim["claim"], ("-inf", "inf"), strict=True)]
+    console.print(f"[{colour} bold]{claim['verdict']:<12}[/] {claim['text']}", soft_wrap=True, highlight=False)
+    published = f"; published {claim['published']}" if claim.get("published") is not None else ""
+    why = f"; {claim['reason']}" if claim["reason"] else ""
+    console.print(f"             {number(claim['value'])} [{number(claim['low'])}, {number(claim['high'])}], n = {claim['n']}, claim "
+                  f"[{bounds[0]}, {bounds[1]}]{published}{why}", soft_wrap=True, highlight=False, style="dim")

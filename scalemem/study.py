@@ -1,0 +1,182 @@
+"""A study is three files of one name: `sims/NAME.py`, `fits/NAME.toml`, `figures/NAME.py`. They are found, run and judged here."""
+
+from __future__ import annotations
+
+import json
+import math
+import runpy
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scalemem import claims, tables
+from scalemem.spec import RunSpec, SpecError, run_id
+from scalemem.store import Store
+from scalemem.sweep import Sweep
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCALES = ("smoke", "laptop", "hour", "gpu")
+_SUFFIX = {"sims": ".py", "fits": ".toml", "figures": ".py"}
+CONVERGED = 0.95  # of the limit, or of the data
+
+
+def folders() -> list[Path]:
+    """Where studies are looked for: here, then the checkout that this package is in, then what its wheel carries."""
+    package = Path(__file__).parent
+    return [Path.cwd(), package.parent, package / "studies"]
+
+
+def find(name: str, kind: str) -> Path:
+    """The file of a study; `name` may also be a path to a .py or .toml file of one's own. SpecError if there is none."""
+    direct = Path(name)
+    if direct.suffix == _SUFFIX[kind] and direct.is_file():
+        return direct
+    for folder in folders():
+        path = folder / kind / f"{name}{_SUFFIX[kind]}"
+        if path.is_file():
+            return path
+    raise SpecError(f"study = {name!r}: must be one of {', '.join(names()) or 'none found'}, or a path to a {_SUFFIX[kind]} file; "
+                    "check the name (scalemem studies lists them)")
+
+
+def names() -> list[str]:
+    """Names of the studies that are found, each with its sims and fits files."""
+    found: dict[str, None] = {}
+    for folder in folders():
+        for path in sorted((folder / "sims").glob("*.py")):
+            if any((f / "fits" / f"{path.stem}.toml").is_file() for f in folders()):
+                found[path.stem] = None
+    return list(found)
+
+
+def sweep(name: str, scale: str) -> Sweep:
+    """The sweep of a study at a scale.
+
+    Raises:
+      SpecError: no such study, no SWEEP in the file, no such scale, or an error in the file, with its line.
+    """
+    path = find(name, "sims")
+    try:
+        defined = runpy.run_path(str(path)).get("SWEEP")
+    except (SpecError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        line = next((t.lineno for t in _trace(error) if t.filename == str(path)), getattr(error, "lineno", None))
+        raise SpecError(f"{path}, line {line}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; "
+                        "mend the file") from None
+    if isinstance(defined, Mapping):
+        if scale not in defined:
+            raise SpecError(f"scale = {scale!r}: must be one of {', '.join(map(str, defined))} for {name}; choose one of these")
+        defined = defined[scale]
+    if not isinstance(defined, Sweep):
+        raise SpecError(f"{path}: SWEEP = {defined!r:.60}: must be a Sweep, or a dict of scale to Sweep; define it")
+    return defined
+
+
+def _trace(error: BaseException) -> list[Any]:
+    import traceback
+
+    return traceback.extract_tb(error.__traceback__)[::-1]
+
+
+def definition(name: str) -> dict[str, Any]:
+    """The parsed fits file of a study, with its `title`, `source` and `show` tables."""
+    path = find(name, "fits")
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: {error}; mend the TOML") from None
+
+
+def runs_table(store: Store, runs: list[RunSpec]) -> pa.Table:
+    """The finished, not diverged runs of a sweep as a table."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table = store.table("runs")
+    wanted = pa.array([run_id(run) for run in runs])
+    return table.filter(pc.and_(pc.is_in(table["run_id"], wanted), pc.equal(table["status"], "done")))
+
+
+def evaluate(name: str, table: pa.Table) -> claims.StudyResult:
+    """Fits, forecasts and verdicts of a study on the table of its runs."""
+    sections = {k: v for k, v in definition(name).items() if k not in ("title", "source", "show")}
+    return claims.evaluate(sections, table)
+
+
+def shown(name: str, table: pa.Table, result: claims.StudyResult) -> list[dict[str, Any]]:
+    """The tables of the `show` sections: {"title", "columns", "rows"}; means over seeds, with the number of runs and the sd of the last.
+
+    A section has title, group, columns, where; `limit` = "fit.parameter" with `of` adds `converged`; `best` marks the largest row a size.
+    """
+    return [_show(section, table, result) for section in definition(name).get("show", [])]
+
+
+def _show(section: dict[str, Any], table: pa.Table, result: claims.StudyResult) -> dict[str, Any]:
+    keep = tables.mask(table, section.get("where"))
+    rows = []
+    for key, index in sorted(tables.groups(table, section["group"], keep), key=lambda kr: tuple(kr[0].values())):
+        row = dict(key)
+        for column in section["columns"]:
+            values = np.asarray(table[column].take(index).to_pylist(), float)
+            row[column] = float(values.mean())
+        row["runs"] = len(index)
+        if "limit" in section:
+            row["converged"] = _converged(section, row, result)
+        rows.append(row)
+    if "best" in section:
+        size = section["group"][:-1]
+        for row in rows:
+            same = [r[section["best"]] for r in rows if all(r[k] == row[k] for k in size)]
+            row["largest"] = row[section["best"]] == max(same)
+    return {"title": section["title"], "columns": list(rows[0]) if rows else section["group"] + section["columns"], "rows": rows}
+
+
+def _converged(section: dict[str, Any], row: dict[str, Any], result: claims.StudyResult) -> str:
+    fit_name, parameter = section["limit"].split(".")
+    fit = result.fits.get(fit_name)
+    for group in fit.groups if fit else ():
+        if all(row.get(k) == v for k, v in group.key.items()):
+            limit = group.parameters[parameter].value
+            if math.isfinite(limit):
+                share = row[section["of"]] / limit
+                return f"yes ({share:.0%} of limit)" if share >= CONVERGED else f"no ({share:.0%} of limit)"
+    return "unknown"
+
+
+def save(path: Path, name: str, scale: str, table: pa.Table, result: claims.StudyResult) -> dict[str, Any]:
+    """Writes and returns the result of a study as JSON: definition, fits, forecasts, claims with verdicts, tables."""
+    head = definition(name)
+    body = {"study": name, "scale": scale, "title": head.get("title", ""), "source": head.get("source", ""), "n_runs": table.num_rows,
+            "command": f"scalemem study {name} --scale {scale}", **result.to_json(), "tables": shown(name, table, result)}
+    path.write_text(json.dumps(body, indent=1) + "\n")
+    return body
+
+
+def last(name: str) -> dict[str, Any]:
+    """The newest result of a study: of this folder's runs, or else of those kept in `fits/results`; {} if there is none."""
+    here = sorted((Path.cwd() / "runs" / name).glob(f"{name}.*.json"), key=lambda p: p.stat().st_mtime)
+    kept = [f / "fits" / "results" / f"{name}.{scale}.json" for f in folders() for scale in reversed(SCALES)]
+    for path in [*reversed(here), *kept]:
+        if path.is_file():
+            return json.loads(path.read_text())
+    return {}
+
+
+def figure(name: str, table: pa.Table, result: claims.StudyResult, out: Path) -> Path:
+    """Draws the figure of a study: its file defines `draw(table, result) -> matplotlib Figure`."""
+    path = find(name, "figures")
+    draw = runpy.run_path(str(path)).get("draw")
+    if draw is None:
+        raise SpecError(f"{path}: must define draw(table, result) -> Figure; add it")
+    from scalemem import plot
+
+    with plot.style():
+        fig = draw(table, result)
+        fig.savefig(out, dpi=200)
+    return out
