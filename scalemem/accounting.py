@@ -53,28 +53,28 @@ def scored_tokens(model: ModelSpec, stage: Stage) -> int:
 
 
 def tokens(model: ModelSpec, stage: Stage) -> int:
-    """Tokens of the sequences read in a stage: exposures * n_items * S."""
+    """Tokens of the sequences read in a stage: exposures * n_items * S; the last of each is only a target."""
     return stage.exposures * stage.data.n_items * model.seq_len
 
 
 def train_flops(run: RunSpec) -> float:
-    """Floating-point operations of training a run: forward and backward matrix products of all tokens read.
+    """Floating-point operations of training a run: forward and backward matrix products of the S - 1 positions that are fed.
 
-    A token costs 6 (12 L d^2 + V d) + 12 L S d; for swiglu 4 d^2 + 3 d h stands in the place of 12 d^2. Norms, softmax
+    A position costs 6 (12 L d^2 + V d) + 12 L (S - 1) d; for swiglu 4 d^2 + 3 d h stands in the place of 12 d^2. Norms, softmax
     and the optimizer are not counted, nor is the causal half of attention taken off. Probes are not counted.
 
     >>> m = ModelSpec(d_model=32, n_layers=1, n_heads=4, vocab_size=128, seq_len=32)
     >>> from scalemem.spec import DataSpec, OptimizerSpec, Probe
     >>> s = Stage(data=DataSpec(n_items=10), optimizer=OptimizerSpec(peak_lr=0.01), exposures=1, batch_size=10)
-    >>> train_flops(RunSpec(model=m, stages=(s,), probes=(Probe("capacity"),))) / 320
-    110592.0
+    >>> train_flops(RunSpec(model=m, stages=(s,), probes=(Probe("capacity"),))) / 310
+    110208.0
     """
     model = run.model
     d, n_layers = model.d_model, model.n_layers
     mlp_matrices = (2 if model.mlp == "gelu" else 3) * d * mlp_width(model)
     matrices = n_layers * (4 * d * d + mlp_matrices) + model.vocab_size * d
-    token = 6 * matrices + 12 * n_layers * model.seq_len * d
-    return float(token * sum(tokens(model, stage) for stage in run.stages))
+    position = 6 * matrices + 12 * n_layers * (model.seq_len - 1) * d
+    return float(position * sum(scored_tokens(model, stage) for stage in run.stages))
 
 
 def data_bits(run: RunSpec) -> float:

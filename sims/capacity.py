@@ -32,7 +32,7 @@ def data_sizes(d: int, items: list, exposures: int, seeds: int) -> Sweep:
 
 
 SMOKE = ladder([D8, D16], [16, 32, 64], 2) + data_sizes(8, [16, 48, 96], 64, 2)
-LAPTOP = (ladder([D8, D16, D24, D32, V512], [125, 250, 500, 1000], 4)
+LAPTOP = (ladder([D8, D16, V512], [125, 250, 500, 1000], 4) + ladder([D24, D32], [125, 250, 500, 1000], 3)
           + data_sizes(8, [8, 16, 24, 48, 64, 96, 144], 500, 2)
           + data_sizes(16, [16, 32, 48, 64, 80, 112, 128, 192, 256, 400], 500, 2))
 HOUR = (LAPTOP + ladder([D8, D16, D24, D32, V512], [4000], 2) + ladder([D8, D16], [16_000], 2)

@@ -96,19 +96,19 @@ def test_tokens():
 
 
 def test_flops_of_the_reference_model():
-    # performance.md: FLOPs per token = 6 (12 L d^2 + V d) + 12 L T d
+    # performance.md: FLOPs per token = 6 (12 L d^2 + V d) + 12 L T d, of the T = S - 1 positions that are fed
     for changes in ({}, {"n_layers": 4, "d_model": 256}, {"n_layers": 0}):
         spec = model(**changes)
         n_layers, d = spec.n_layers, spec.d_model
-        per_token = 6 * (12 * n_layers * d**2 + 2048 * d) + 12 * n_layers * 64 * d
-        assert accounting.train_flops(run(spec)) == per_token * 3 * 4096 * 64
+        per_token = 6 * (12 * n_layers * d**2 + 2048 * d) + 12 * n_layers * 63 * d
+        assert accounting.train_flops(run(spec)) == per_token * 3 * 4096 * 63
 
 
 def test_flops_of_a_gated_mlp():
     gelu, swiglu = (accounting.train_flops(run(model(d_model=96, mlp=mlp))) for mlp in ("gelu", "swiglu"))
     assert gelu == swiglu  # 8 d^2 = 3 d h where 8 d / 3 is a multiple of 4
     gelu, swiglu = (accounting.train_flops(run(model(d_model=32, mlp=mlp))) for mlp in ("gelu", "swiglu"))
-    assert swiglu - gelu == 6 * 2 * (3 * 32 * 88 - 8 * 32**2) * 3 * 4096 * 64
+    assert swiglu - gelu == 6 * 2 * (3 * 32 * 88 - 8 * 32**2) * 3 * 4096 * 63
 
 
 def test_data_bits():
