@@ -88,7 +88,8 @@ def table(console: Console, content: dict[str, Any]) -> None:
     """A table of `study.shown`."""
     grid = Table(title=content["title"], title_justify="left", title_style="bold", box=None, header_style="dim", pad_edge=False)
     for column in content["columns"]:
-        grid.add_column(column, justify="left" if column in ("converged", "largest") else "right", overflow="fold")
+        words = column.split("_")
+        grid.add_column(" ".join(words), justify="right", min_width=max(map(len, words)), no_wrap=column == "converged")
     for row in content["rows"]:
         grid.add_row(*(number(row.get(column)) for column in content["columns"]))
     console.print(grid)

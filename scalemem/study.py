@@ -145,7 +145,7 @@ def _converged(section: dict[str, Any], row: dict[str, Any], result: claims.Stud
             limit = group.parameters[parameter].value
             if math.isfinite(limit):
                 share = row[section["of"]] / limit
-                return f"yes ({share:.0%} of limit)" if share >= CONVERGED else f"no ({share:.0%} of limit)"
+                return f"yes, {share:.0%}" if share >= CONVERGED else f"no, {share:.0%}"
     return "unknown"
 
 
@@ -154,6 +154,8 @@ def save(path: Path, name: str, scale: str, table: pa.Table, result: claims.Stud
     head = definition(name)
     body = {"study": name, "scale": scale, "title": head.get("title", ""), "source": head.get("source", ""), "n_runs": table.num_rows,
             "command": f"scalemem study {name} --scale {scale}", **result.to_json(), "tables": shown(name, table, result)}
+    for fit in body["fits"].values():  # what a forecast needs is made again from the store; here it would be most of the file
+        fit["groups"] = [{k: v for k, v in group.items() if k != "posterior"} for group in fit["groups"]]
     path.write_text(json.dumps(body, indent=1) + "\n")
     return body
 
