@@ -219,6 +219,11 @@ def _read(table: pa.Table, law: Law, y: str, x: Mapping[str, str], keep: np.ndar
     def whole(name: str, above: float, why: str) -> np.ndarray:
         full = np.full(table.num_rows, math.nan)
         full[keep] = tables.column(table, name, above=above, keep=keep, why=why)
+        huge = keep & ~((np.abs(full) < 1e60) & ((np.abs(full) > 1e-60) | (full == 0)))
+        if huge.any():
+            row = int(np.argmax(huge))
+            raise TableError(f"column {name!r}, row {row + 1} = {full[row]:g}: must lie within 1e-60 and 1e60; "
+                             "derive the column in another unit")
         return full
 
     log = law.scale == "log"
@@ -236,15 +241,16 @@ def _read(table: pa.Table, law: Law, y: str, x: Mapping[str, str], keep: np.ndar
 def _estimate(law: Law, samples: Sequence[Sample], interval: float, noise_sd: float | None, misfit_sd: float | None) -> list:
     """A Result or the TooFewRows of each group."""
     noise, dof = pooled_noise(law, list(samples), noise_sd)
+    misfit_sd = law.misfit_sd if misfit_sd is None else misfit_sd
     found: list[Result | TooFewRows] = []
     for s in samples:
         try:
-            if law.shape is None:
-                misfit = law.misfit_sd if misfit_sd is None else misfit_sd
-                found.append(least_squares(law, s, interval=interval, noise_sd=noise_sd, misfit_sd=misfit))
-            else:
-                misfit = (law.misfit_sd or 0.0) if misfit_sd is None else misfit_sd
-                found.append(integrate(law, s, interval=interval, noise_sd=noise, dof=dof, misfit_sd=misfit))
+            with np.errstate(all="ignore"):
+                if law.shape is None:
+                    result = least_squares(law, s, interval=interval, noise_sd=noise_sd, misfit_sd=misfit_sd)
+                else:
+                    result = integrate(law, s, interval=interval, noise_sd=noise, dof=dof, misfit_sd=misfit_sd or 0.0)
+            found.append(result)
         except TooFewRows as error:
             found.append(error)
     return found

@@ -12,7 +12,7 @@ from scalemem.laws.posterior import Estimate, Posterior, Result
 from scalemem.laws.sample import Sample
 from scalemem.tables import TooFewRows
 
-DRAWS, KEPT = 2000, 200  # importance draws, and how many of them a fit keeps
+DRAWS, KEPT = 3000, 300  # importance draws, and how many of them a fit keeps
 LACK_OF_FIT = 0.1  # below this p-value the misfit between replicate means is estimated and the means, not the runs, are counted
 
 
@@ -154,9 +154,7 @@ def _profiles(law: Law, problem: _Problem, theta: np.ndarray, least: float, free
         if status == "ok" and bound is not None:
             status = f"on bound: {parameter.name} = {bound:g}"
         ends = [theta[j], theta[j]]
-        if status == "ok" and se > 0:
-            wald = np.zeros(p)
-            wald[j] = se
+        if status == "ok" and limit > 1e-20 * float(np.sum(problem.s.eta**2)):  # else the rows are exact, and so is the value
             if _straight(law, problem, theta, jacobian, covariance):
                 ends = [theta[j] - math.sqrt(limit / scale) * se, theta[j] + math.sqrt(limit / scale) * se]
             else:
@@ -205,6 +203,8 @@ def _crossing(problem: _Problem, theta: np.ndarray, least: float, free: np.ndarr
                 return bound
             far = bound
         if rise(far) > 0:
+            if rise(near) > 0:
+                return float(near)
             return float(brentq(rise, near, far, xtol=1e-3 * se, maxiter=60))  # type: ignore[arg-type]
         near, step = far, 2 * step
     return math.nan
@@ -224,7 +224,8 @@ def _posterior(law: Law, problem: _Problem, theta: np.ndarray, least: float, fre
     centre, spread, weights, draws = theta[free], 1.5**2 * covariance[np.ix_(free, free)], np.ones(1), np.zeros((1, len(theta)))
     for _ in range(3):
         try:
-            root = np.linalg.cholesky(spread + 1e-12 * np.diag(np.diag(spread)))
+            ridged = spread + 1e-12 * np.diag(np.diag(spread))
+            root = np.linalg.cholesky(ridged[::-1, ::-1])[::-1, ::-1]  # scales last: a unit of x moves no draw
         except np.linalg.LinAlgError:
             return *one[:3], ["predictive interval from the curvature at the optimum: draws failed"]
         z = rng.standard_normal((DRAWS, p)) / np.sqrt(rng.chisquare(5, (DRAWS, 1)) / 5)

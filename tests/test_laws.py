@@ -1,0 +1,158 @@
+"""Laws: what every one promises, and the published numbers that they reproduce."""
+
+import math
+
+import numpy as np
+import pytest
+
+from scalemem import laws
+from scalemem.laws.base import Law, Parameter
+from scalemem.laws.posterior import Posterior
+from scalemem.laws.sample import Sample
+from scalemem.tables import TableError
+
+X = {"x": np.array([1.0, 3.0, 10.0, 40.0]), "exposures": np.array([125.0, 250.0, 500.0, 4000.0]),
+     "data_bits": np.array([1e3, 2e4, 5e4, 4e5]), "n_params": np.array([5e3, 5e3, 2e4, 2e4]), "1": np.ones(4)}
+PLANTED = {
+    "power": {"a": 2.0, "b": -0.4}, "power_floor": {"e": 0.5, "a": 2.0, "b": 0.6}, "capacity": {"alpha": 3.0},
+    "capacity_smooth": {"alpha": 3.0, "s": 7.0}, "bits_linear": {"alpha": 3.0}, "exposure": {"a": 3.0, "c": 9.0, "g": 0.5},
+    "membership_sigmoid": {"c1": 1.1, "c2": -0.2, "c3": -9.0}, "constant": {"a": 1.1},
+}
+
+
+def test_every_law_is_planted_here():
+    assert set(PLANTED) == set(laws.names())
+
+
+@pytest.mark.parametrize("name", laws.names())
+def test_what_every_law_promises(name):
+    law = laws.get(name)
+    assert law.name == name
+    assert law.scale in ("log", "linear")
+    assert law.formula.startswith(("y = ", "F1 = "))
+    assert law.source
+    assert law.unidentifiable
+    assert law.asymptote
+    theta = law.internal(PLANTED[name])
+    assert {k: float(v) for k, v in law.natural(theta).items()} == pytest.approx(PLANTED[name])
+    for p in law.parameters:  # units are made of columns
+        assert p.unit.format_map({"y": "bits", **{k: k for k in law.predictors}})
+
+
+@pytest.mark.parametrize("name", laws.names())
+def test_gradients_are_exact(name):
+    law = laws.get(name)
+    theta = law.internal(PLANTED[name])
+    step = 1e-6 * np.maximum(np.abs(theta), 1e-3)
+    slopes = np.stack([(law.predict(X, theta + h) - law.predict(X, theta - h)) / (2 * h.sum()) for h in np.diag(step)], -1)
+    assert np.allclose(law.gradient(X, theta), slopes, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", [n for n in laws.names() if laws.get(n).linear])
+def test_a_law_is_linear_where_it_says_so(name):
+    law = laws.get(name)
+    offset, basis = law.basis(X, law.internal(PLANTED[name]))
+    y = law.off_scale(law.predict(X, law.internal(PLANTED[name])))
+    assert np.allclose(offset + basis @ [PLANTED[name][k] for k in law.linear], y)
+
+
+@pytest.mark.parametrize("name", [n for n in laws.names() if laws.get(n).shape is None])
+def test_starts_are_legal_and_finite(name):
+    law = laws.get(name)
+    starts = law.starts(X, law.off_scale(law.predict(X, law.internal(PLANTED[name]))))
+    low, high = law.bounds()
+    assert starts
+    assert all(np.all((s >= low) & (s <= high)) and np.isfinite(law.predict(X, s)).all() for s in starts)
+
+
+@pytest.mark.parametrize(("n_sequences", "n_params", "f1"), [  # literature/memorization.md 1.6, column "formula"
+    (170_654_583, 1557.6e6, 0.546), (76_795_021, 1557.6e6, 0.745), (18_851_574, 1557.6e6, 0.950),
+    (13_566_442, 124.4e6, 0.547), (6_104_935, 124.4e6, 0.747), (1_498_634, 124.4e6, 0.950),
+])
+def test_membership_law_at_the_published_constants(n_sequences, n_params, f1):
+    law = laws.get("membership_sigmoid")
+    x = {"data_bits": np.array([n_sequences * 64 * math.log2(50257)]), "n_params": np.array([n_params]), "1": np.ones(1)}
+    theta = law.internal({"c1": 1.34, "c2": -0.034, "c3": -33.14})
+    assert law.off_scale(law.predict(x, theta))[0] == pytest.approx(f1, abs=1e-3)
+
+
+def test_membership_predictions_are_clipped_but_the_fit_is_not():
+    law = laws.get("membership_sigmoid")
+    x = {"data_bits": np.array([1e-9]), "n_params": np.array([1.0]), "1": np.ones(1)}
+    raw = law.predict(x, law.internal({"c1": 1.34, "c2": -0.034, "c3": -33.14}))
+    assert raw[0] == pytest.approx(1.006, abs=1e-3)
+    assert law.off_scale(raw)[0] == 1.0
+
+
+@pytest.mark.parametrize(("items", "seq_len", "vocab", "n_params", "bits"), [  # 1.4: expected bits at alpha = 3.54
+    (4096, 16, 2048, 6.59e5, 7.21e5), (4096, 32, 2048, 6.63e5, 1.44e6), (4096, 64, 2048, 667_136, 2.36e6),
+    (4096, 64, 128, 4.21e5, 1.49e6), (4096, 64, 512, 4.71e5, 1.67e6), (4096, 64, 4096, 9.29e5, 3.15e6),
+])
+def test_capacity_reproduces_the_published_expectations(items, seq_len, vocab, n_params, bits):
+    x = {"data_bits": np.array([items * seq_len * math.log2(vocab)]), "n_params": np.array([n_params]), "1": np.ones(1)}
+    for name, values in (("capacity", {"alpha": 3.54}), ("capacity_smooth", {"alpha": 3.54, "s": 500.0})):
+        law = laws.get(name)
+        assert law.off_scale(law.predict(x, law.internal(values)))[0] == pytest.approx(bits, rel=5e-3)
+
+
+def test_the_smooth_minimum_lies_below_the_hard_one_and_meets_it():
+    hard, smooth = laws.get("capacity"), laws.get("capacity_smooth")
+    top = hard.predict(X, hard.internal({"alpha": 3.0}))
+    gaps = [top - smooth.predict(X, smooth.internal({"alpha": 3.0, "s": s})) for s in (2.0, 8.0, 4000.0)]
+    assert np.all(gaps[0] > gaps[1])
+    assert np.all(gaps[1] >= gaps[2])
+    assert np.all(np.abs(gaps[2]) < 1e-3)
+
+
+def test_an_unknown_law_names_the_legal_ones():
+    with pytest.raises(TableError, match="legal: power, power_floor, capacity"):
+        laws.get("powre")
+
+
+def test_a_law_that_cannot_be_fitted_is_not_built():
+    with pytest.raises(ValueError, match="remove low and high"):
+        Parameter("b", low=0.0, log=True)
+    with pytest.raises(ValueError, match="a prior needs"):
+        Law("bad", "y = a^b", lambda x, p: p["a"] ** p["b"], (), (Parameter("a"), Parameter("b", prior=(0.0, 1.0))))
+
+
+def test_whitening_inverts_the_shared_covariance():
+    law = laws.get("exposure")
+    e = np.array([125.0, 250, 125, 500, 250, 125])
+    sample = Sample.of(law, {"exposures": e}, np.arange(6.0))
+    same = sample.x["exposures"][:, None] == sample.x["exposures"]
+    w = sample.whiten(np.eye(6), 0.7)
+    assert np.allclose(w @ w, np.linalg.inv(np.eye(6) + 0.7 * same))
+
+
+def test_pure_error_is_the_scatter_of_replicates_and_copies_are_none():
+    law = laws.get("exposure")
+    e, y = np.array([1.0, 1, 1, 2, 2, 3]), np.array([1.0, 2, 3, 5, 7, 9])
+    assert Sample.of(law, {"exposures": e}, y).pure_error() == (pytest.approx(4.0), 3)
+    assert Sample.of(law, {"exposures": e}, y, [np.array([0, 0, 1, 0, 0, 0])]).pure_error() == (pytest.approx(2.5), 2)
+    copies = Sample.of(law, {"exposures": np.repeat(e[2:], 2)}, np.repeat(y[2:], 2))
+    assert copies.copies() == 4
+    assert Sample.of(law, {"exposures": np.array([1.0, 1, 2, 2])}, np.array([1.0, 1, 2, 2])).pure_error() == (0.0, 0)
+
+
+def test_a_mixture_of_one_is_students_t():
+    from scipy import stats
+    law = laws.get("power")
+    theta = law.internal({"a": 2.0, "b": 0.5})
+    posterior = Posterior(np.ones(1), theta[None], np.diag([0.01, 0.0])[None], 0.2, 0.1, 5.0, np.zeros((0, 2)))
+    spread, x = posterior.predict(law, {"x": np.array([4.0])}, growth=3.0), 4.0
+    t = stats.t(5, loc=math.log(2 * x**0.5), scale=math.sqrt(0.01 + 0.04 + 0.03))
+    y = np.array([3.0])
+    assert spread.cdf(y) == pytest.approx(t.cdf(math.log(3.0)))
+    assert spread.quantile(0.05) == pytest.approx(math.exp(t.ppf(0.05)))
+    assert spread.log_density(y) == pytest.approx(t.logpdf(math.log(3.0)) - math.log(3.0))
+
+
+def test_a_mixture_has_the_quantiles_of_its_cdf_and_a_density_that_is_its_slope():
+    law = laws.get("constant")
+    posterior = Posterior(np.array([0.3, 0.7]), np.array([[0.0], [4.0]]), np.zeros((2, 1, 1)), 0.5, 0.0, math.inf, np.zeros((0, 1)))
+    spread = posterior.predict(law, {})
+    for p in (0.05, 0.3, 0.5, 0.95):
+        assert spread.cdf(spread.quantile(p)) == pytest.approx(p, abs=1e-9)
+    slope = (spread.cdf(np.array([1.001])) - spread.cdf(np.array([0.999]))) / 0.002
+    assert np.exp(spread.log_density(np.array([1.0]))) == pytest.approx(slope, rel=1e-4)
