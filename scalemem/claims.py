@@ -12,7 +12,7 @@
       collapse  = {pooled = "fit", separate = "fit"}         residual sd of one curve for all over that of a curve each
 
 `table` is "runs" (the default), the name of a reduce, or "fit.NAME": a row per group with its columns and each parameter's value, _low and
-_high. A reduce has its group columns, the reduced column and `n_rows`. Expressions are those of `scalemem.tables`, and may use a fitted
+_high; a fit on it carries the first fit's uncertainty, as shared by all its rows. A reduce has its group columns, the reduced column and `n_rows`. Expressions are those of `scalemem.tables`, and may use a fitted
 parameter as `fit_name.parameter`. `where` in a fit needs a `reason`. Sections may refer to each other in any order.
 
 Intervals: t over rows (mean), order statistics (median), bootstrap over rows (min, max, max_abs, spread; its outer end is the value seen),
@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scalemem import tables
-from scalemem.fitting import Fit, fit, plain
+from scalemem.fitting import NODES, Fit, carry, fit, plain
 from scalemem.forecasting import Forecast, coverage, forecast, with_backtest
 from scalemem.laws import statistics
 from scalemem.laws.statistics import Measured
@@ -201,16 +201,21 @@ class _Study:
         return found[name]
 
     def table(self, name: str = "runs") -> pa.Table:
-        """The runs, a reduce or the parameters of a fit, with its derived columns in the file's order."""
+        """The runs, a reduce or the parameters of a fit, with its derived columns."""
         if name not in self.tables:
             with self.once(f"table {name}"):
-                base = self.runs if name == "runs" else (
-                    self.fit(name[4:]).table() if name.startswith("fit.") else self.reduced(self.entry("reduce", name)))
-                for d in self.toml.get("derive", ()):
-                    if d.get("table", "runs") == name:
-                        base = tables.derive(base, d["name"], d["expression"], d.get("unit", ""), self.constant)
-            self.tables[name] = base
+                if name.startswith("fit."):
+                    base = self.fit(name[4:]).table()
+                else:
+                    base = self.runs if name == "runs" else self.reduced(self.entry("reduce", name))
+                self.tables[name] = self.derived(base, name)
         return self.tables[name]
+
+    def derived(self, base: pa.Table, name: str) -> pa.Table:
+        for d in self.toml.get("derive", ()):
+            if d.get("table", "runs") == name:
+                base = tables.derive(base, d["name"], d["expression"], d.get("unit", ""), self.constant)
+        return base
 
     @contextmanager
     def once(self, what: str) -> Iterator[None]:
@@ -234,24 +239,29 @@ class _Study:
 
     def fit(self, name: str) -> Fit:
         """A fit with its back-test. Raises TooFewRows again where it failed before."""
-        if name in self.problems:
-            raise TooFewRows(self.problems[name])
-        if name not in self.fits:
-            entry = self.entry("fit", name)
-            options = {k: entry[k] for k in _FIT_OPTIONS if k in entry}
+        if name not in self.fits and name not in self.problems:
             with self.once(f"fit {name}"):
                 try:
-                    source = self.table(entry.get("table", "runs"))
-                    keep = tables.mask(source, entry.get("where"), self.constant)
-                    found = fit(source, entry["law"], y=entry["y"], x=entry.get("x"), group=entry.get("group", ()), where=keep, **options)
-                    found = replace(with_backtest(found, source, where=keep, **options), where=entry.get("where"))
+                    self.fits[name] = self.fitted(self.entry("fit", name))
                 except TooFewRows as error:
-                    self.problems[name], failed = str(error), True
-                else:
-                    self.fits[name], failed = found, False
-            if failed:
-                raise TooFewRows(self.problems[name])
+                    self.problems[name] = str(error)
+        if name in self.problems:
+            raise TooFewRows(self.problems[name])
         return self.fits[name]
+
+    def fitted(self, entry: dict[str, Any]) -> Fit:
+        options = {k: entry[k] for k in _FIT_OPTIONS if k in entry}
+        source = self.table(of := entry.get("table", "runs"))
+        keep = tables.mask(source, entry.get("where"), self.constant)
+
+        def on(table: pa.Table) -> Fit:
+            return fit(table, entry["law"], y=entry["y"], x=entry.get("x"), group=entry.get("group", ()), where=keep, **options)
+
+        if of.startswith("fit."):  # the first fit's uncertainty is shared by all rows of the second
+            found = carry([on(self.derived(self.fit(of[4:]).table(z), of)) for z in NODES])
+        else:
+            found = on(source)
+        return replace(with_backtest(found, source, where=keep, **options), where=entry.get("where"))
 
     def constant(self, dotted: str) -> float:
         """The value of `fit.parameter` in an expression; NaN where it is not identified, and then no comparison is true."""
@@ -277,10 +287,12 @@ class _Study:
             for side in ("numerator_where", "denominator_where"):
                 keep = tables.mask(source, q[side], self.constant)
                 values = tables.values(source, q["of"], keep, self.constant, above=0.0)
-                sides.append({tuple(k.values()): values[rows].mean() for k, rows in tables.groups(source, q["paired_by"], keep)})
+                sides.append({tuple(k.values()): values[rows] for k, rows in tables.groups(source, q["paired_by"], keep)})
             both = [k for k in sides[0] if k in sides[1]]
-            over, under = (np.array([side[k] for k in both]) for side in sides)
-            return [("", statistics.ratio(over, under, _INTERVAL))]
+            over, under = (np.array([side[k].mean() for k in both]) for side in sides)
+            sizes = [max((len(side[k]) for k in both), default=0) for side in sides]
+            found = statistics.ratio(over, under, _INTERVAL)
+            return [("", found._replace(method=f"{found.method}; a pair averages {sizes[0]} and {sizes[1]} rows"))]
         if kind == "coverage":
             found, source = self.fit(q["fit"]), self.table(self.entry("fit", q["fit"]).get("table", "runs"))
             return [("", coverage(found, source, tables.mask(source, q["where"], self.constant)))]
@@ -316,8 +328,10 @@ class _Study:
                 self.fit(entry["name"])
         forecasts = []
         for entry in self.toml.get("forecast", ()):
-            with suppress(TooFewRows):
+            try:
                 forecasts.append((entry["label"], entry.get("unit", ""), self.forecast(entry)))
+            except TooFewRows as error:
+                self.problems[f"forecast {entry['label']}"] = str(error)
         claims = [Claim(c["id"], c["text"], {k: c[k] for k in ("parameter", *_QUANTITIES) if k in c}, float(c.get("low", -math.inf)),
                         float(c.get("high", math.inf)), c.get("published"), c.get("source", "")) for c in self.toml.get("claim", ())]
         return StudyResult(self.fits, tuple(forecasts), tuple((c, self.judge(c)) for c in claims), self.problems)

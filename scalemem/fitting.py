@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,7 +62,8 @@ class Fit:
             return self.groups[0]
         key = group if isinstance(group, Mapping) else {self.group[0]: group} if len(self.group) == 1 else {}
         if group is None or key not in keys:
-            raise TableError(f"group {group!r}: must be one of {keys[:8]}; name one of these")
+            kind = TooFewRows if key and set(key) == set(self.group) else TableError
+            raise kind(f"group {group!r}: must be one of {keys[:8]}; name one of these")
         return self.groups[keys.index(dict(key))]
 
     def residual(self) -> tuple[float, int]:
@@ -71,12 +72,21 @@ class Fit:
         p = len(laws.get(self.law).names)
         return sum(g.objective for g in done), sum(g.n_rows - p for g in done)
 
-    def table(self) -> pa.Table:
-        """A row per group: its columns, each parameter's value, `_low` and `_high`, and `n_rows`."""
+    def table(self, z: float = 0.0) -> pa.Table:
+        """A row per group: its columns, each parameter's value, `_low` and `_high`, and `n_rows`.
+
+        `z` moves all values together by that many standard deviations, read off their intervals (a split normal).
+        """
         import pyarrow as pa
-        ends = (("", "value"), ("_low", "low"), ("_high", "high"))
-        return pa.Table.from_pylist([g.key | {f"{k}{end}": getattr(e, part) for k, e in g.parameters.items() for end, part in ends}
-                                     | {"n_rows": g.n_rows} for g in self.groups])
+        from scipy.special import ndtri
+        rows = []
+        for g in self.groups:
+            row = dict(g.key)
+            for k, e in g.parameters.items():
+                step = abs(z) / float(ndtri((1 + self.interval) / 2)) * ((e.high if z > 0 else e.low) - e.value)
+                row |= {k: e.value + (step if z else 0.0), f"{k}_low": e.low, f"{k}_high": e.high}
+            rows.append(row | {"n_rows": g.n_rows})
+        return pa.Table.from_pylist(rows)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON: with one group its parameters, with several NaN (null) and a status that points to `groups`."""
@@ -267,3 +277,33 @@ def _group_fit(law: Law, key: dict[str, Any], s: Sample, result: Result | TooFew
     notes += [f"{s.copies()} rows repeat another one exactly: they count as runs of their own; drop them if they are copies"] * (s.copies() > 0)
     return GroupFit(key, estimates, result.objective, len(s), result.tried, result.agreeing, result.lack_of_fit, ranges,
                     result.posterior, (*notes, *result.warnings))
+
+
+NODES = (-math.sqrt(3), 0.0, math.sqrt(3))  # Gauss-Hermite: exact for the first five moments of a normal
+NODE_WEIGHTS = (1 / 6, 2 / 3, 1 / 6)
+
+
+def carry(fits: Sequence[Fit]) -> Fit:
+    """The fit of a table that is uncertain as a whole, from its fits with the table at each of NODES.
+
+    Forecasts are the mixture over nodes; a parameter's interval adds the shift between nodes in quadrature on either side.
+    """
+    from scipy.special import ndtri
+    low, middle, high = fits
+    sigmas = float(ndtri((1 + middle.interval) / 2)) / NODES[2]
+    groups = []
+    for sides in zip(low.groups, middle.groups, high.groups, strict=True):
+        found, estimates = sides[1], {}
+        for k, e in found.parameters.items():
+            shifts = [s.parameters[k].value - e.value for s in (sides[0], sides[2])]
+            down, up = max(0.0, *(-v for v in shifts)), max(0.0, *shifts)
+            estimates[k] = Estimate(e.value, e.value - math.hypot(e.value - e.low, sigmas * down),
+                                    e.value + math.hypot(e.high - e.value, sigmas * up), e.unit, e.status)
+        known = [s.posterior for s in sides if s.posterior is not None]
+        posterior = found.posterior
+        if posterior is not None and len(known) == 3:
+            posterior = replace(posterior, points=np.concatenate([q.points for q in known]),
+                                weights=np.concatenate([w * q.weights for w, q in zip(NODE_WEIGHTS, known, strict=True)]),
+                                covariances=np.concatenate([q.covariances for q in known]))
+        groups.append(replace(found, parameters=estimates, posterior=posterior))
+    return replace(middle, groups=tuple(groups))

@@ -182,16 +182,19 @@ def compute(table: pa.Table, expression: str, constants: Constants | None = None
         return f"_column_{len(columns) - 1}"
 
     text = re.sub(r"""'[^']*'|"[^"]*"|`([^`]+)`""", backticked, expression.strip())
+    names = {f"_column_{i}": n for i, n in enumerate(columns)}
     try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            names = {f"_column_{i}": n for i, n in enumerate(columns)}
-            value = _Rows(table, expression, names, constants)(ast.parse(text, mode="eval").body)
-    except TableError:
-        raise
-    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
+            tree = ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         what = error.msg if isinstance(error, SyntaxError) else "too deep, or not text"
         raise TableError(f"expression {expression!r}: cannot be read ({what}); {LANGUAGE}") from None
+    try:
+        with np.errstate(all="ignore"):
+            value = _Rows(table, expression, names, constants)(tree)
+    except (RecursionError, OverflowError):
+        raise TableError(f"expression {expression[:200]!r}...: too deep or too large a number; {LANGUAGE}") from None
     return np.broadcast_to(value, (table.num_rows,)).copy()
 
 
