@@ -11,6 +11,7 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,7 @@ class Program:
       devices: for "shard": the devices; the pack's size must be a multiple of their number.
     """
 
-    def __init__(self, shape: train.Shape, how: str, devices: Sequence[jax.Device] = ()):
+    def __init__(self, shape: train.Shape, how: str, devices: Sequence[Any] = ()):
         def start(k: train.Knobs) -> train.State:
             return _many(lambda one: train.start(shape, one), inner)(k)
 

@@ -95,12 +95,9 @@ def definition(name: str) -> dict[str, Any]:
 
 def runs_table(store: Store, runs: list[RunSpec]) -> pa.Table:
     """The finished, not diverged runs of a sweep as a table."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    table = store.table("runs")
-    wanted = pa.array([run_id(run) for run in runs])
-    return table.filter(pc.and_(pc.is_in(table["run_id"], wanted), pc.equal(table["status"], "done")))
+    table, wanted = store.table("runs"), {run_id(run) for run in runs}
+    pairs = zip(table["run_id"].to_pylist(), table["status"].to_pylist(), strict=True)
+    return table.filter([key in wanted and status == "done" for key, status in pairs])
 
 
 def evaluate(name: str, table: pa.Table) -> claims.StudyResult:
@@ -114,18 +111,22 @@ def shown(name: str, table: pa.Table, result: claims.StudyResult) -> list[dict[s
 
     A section has title, group, columns, where; `limit` = "fit.parameter" with `of` adds `converged`; `best` marks the largest row a size.
     """
-    return [_show(section, table, result) for section in definition(name).get("show", [])]
+    head = definition(name)
+    for entry in head.get("derive", []):
+        if entry.get("table", "runs") == "runs":
+            table = tables.derive(table, entry["name"], entry["expression"], entry.get("unit", ""))
+    return [_show(section, table, result) for section in head.get("show", [])]
 
 
 def _show(section: dict[str, Any], table: pa.Table, result: claims.StudyResult) -> dict[str, Any]:
     keep = tables.mask(table, section.get("where"))
+    columns = {}
+    for name in section["columns"]:
+        columns[name] = np.full(table.num_rows, np.nan)
+        columns[name][keep] = tables.column(table, name, keep=keep)
     rows = []
     for key, index in sorted(tables.groups(table, section["group"], keep), key=lambda kr: tuple(kr[0].values())):
-        row = dict(key)
-        for column in section["columns"]:
-            values = np.asarray(table[column].take(index).to_pylist(), float)
-            row[column] = float(values.mean())
-        row["runs"] = len(index)
+        row = dict(key) | {name: float(values[index].mean()) for name, values in columns.items()} | {"runs": len(index)}
         if "limit" in section:
             row["converged"] = _converged(section, row, result)
         rows.append(row)
