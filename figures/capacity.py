@@ -30,7 +30,7 @@ def draw(table, result):
     for axis in (left.xaxis, left.yaxis):
         axis.set_major_formatter(lambda v, _: f"{v / 1000:g}k")
     left.legend(title="parameters", loc="center right")
-    middle.set(xscale="log", xlabel="exposures of each sequence", ylabel="bits per parameter",
+    plot.log_x(middle).set(xlabel="exposures of each sequence", ylabel="bits per parameter",
                title="Convergence: law fitted up to 1,000\n(90 % band), and longer runs")
     middle.legend(title="parameters", loc="lower right")
 

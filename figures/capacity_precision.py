@@ -15,7 +15,7 @@ def draw(table, result):
     for i, (label, where) in enumerate(TRAINED.items()):
         rows, _ = tables.where(table, where)
         plot.points(left, rows, "n_params", "bits_per_param", label, plot.COLOURS[i], plot.MARKERS[i])
-    left.set(xlabel="parameters", ylabel="bits per parameter", xscale="log", title="Precision of training")
+    plot.log_x(left).set(xlabel="parameters", ylabel="bits per parameter", title="Precision of training")
     left.legend(title="trained with")
     full, _ = tables.where(table, TRAINED["float32"])
     for i, p in enumerate(sorted(set(full["n_params"].to_pylist()))):

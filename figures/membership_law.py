@@ -17,12 +17,13 @@ def draw(table, result):
         plot.points(right, rows, "data_bits_per_param", "mia_auc", label, plot.COLOURS[i], plot.MARKERS[i])
     load = np.geomspace(min(table["data_bits_per_param"].to_pylist()), 1.5 * max(table["data_bits_per_param"].to_pylist()), 200)
     if "sigmoid" in result.fits:
-        plot.law(left, result.fits["sigmoid"], "data_bits", load[0], load[-1], at={"n_params": 1.0}, colour="0.2", label="sigmoid (smaller sizes)")
+        plot.law(left, result.fits["sigmoid"], "data_bits", load[0], load[-1], at={"n_params": sizes[0]},
+                 x_unit=sizes[0], colour="0.2", label="sigmoid (smaller sizes)")
     published = np.minimum(1, 0.5 * (1 + 1.34 / (1 + np.exp(0.034 * (load - 33.14)))))
     left.plot(load, published, color="0.5", linestyle=":", label="published")
     for axis in (left, right):
         axis.axhline(0.5, color="0.6", linewidth=0.6)
-        axis.set(xscale="log", xlabel="data bits per parameter")
+        plot.log_x(axis).set_xlabel("data bits per parameter")
     left.set(ylabel="F1, half called members", title="Membership against load: law and 90 % band")
     right.set(ylabel="AUC of the loss threshold", title="The same attack's AUC")
     left.legend(title="parameters", loc="lower left")

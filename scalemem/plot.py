@@ -58,28 +58,40 @@ def points(ax: Axes, table: pa.Table, x: str, y: str, label: str = "", colour: s
 
 
 def law(ax: Axes, fit: Fit, x: str, lo: float, hi: float, group: Any = None, at: Mapping[str, float] | None = None, colour: str = COLOURS[0],
-        label: str = "", interval: float = 0.9, scale: float = 1.0) -> Axes:
+        label: str = "", interval: float = 0.9, x_unit: float = 1.0) -> Axes:
     """The median of a fitted law over [lo, hi] (log-spaced) and its predictive band; dashed outside the fitted range.
 
     Args:
       ax: drawn on.
       fit: of any law.
       x: the predictor on the axis; `at` fixes the others.
-      lo, hi: range of x.
+      lo, hi: range of x, in the units of the axis.
       group: which group of the fit.
-      scale: multiplies y.
+      x_unit: what the axis is divided by: x / x_unit is drawn.
     Returns:
       ax.
     """
     found = fit.at(group)
     if found.posterior is None:
         return ax
-    grid = np.geomspace(lo, hi, 200)
+    grid = np.geomspace(lo * x_unit, hi * x_unit, 200)
     at_points = {k: np.full(200, v) for k, v in (at or {}).items()} | {x: grid}
     spread = predictive(laws.get(fit.law), found, at_points)
-    low, mid, high = (scale * np.asarray(spread.quantile(q)) for q in ((1 - interval) / 2, 0.5, (1 + interval) / 2))
+    low, mid, high = (np.asarray(spread.quantile(q)) for q in ((1 - interval) / 2, 0.5, (1 + interval) / 2))
     inside = (grid >= found.ranges[x][0] * 0.999) & (grid <= found.ranges[x][1] * 1.001)
+    grid = grid / x_unit
     ax.plot(grid, np.where(inside, mid, np.nan), color=colour, label=label or None)
     ax.plot(grid, mid, color=colour, linestyle=(0, (2, 2)), linewidth=0.8)
     ax.fill_between(grid, low, high, color=colour, alpha=0.15, linewidth=0)
+    return ax
+
+
+def log_x(ax: Axes) -> Axes:
+    """A logarithmic x axis labelled in plain numbers at 1, 2 and 5 of each decade."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
     return ax
