@@ -28,7 +28,7 @@ def draw(table, result):
     left.set(xlabel="data set (bits)", ylabel="memorized (bits)", title=f"Bits follow the data, then stay\n({exposures} exposures)",
              xlim=(0, None), ylim=(0, 1.25 * top or 1))
     for axis in (left.xaxis, left.yaxis):
-        axis.set_major_formatter(lambda v, _: f"{v / 1000:g}k")
+        axis.set_major_formatter(lambda v, _: f"{v / 1000:g}k" if v else "0")
     left.legend(title="parameters", loc="center right")
     plot.log_x(middle).set(xlabel="exposures of each sequence", ylabel="bits per parameter",
                title="Convergence: law fitted up to 1,000\n(90 % band), and longer runs")

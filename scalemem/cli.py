@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any, NoReturn
-
-from scalemem.spec import SpecError
+from typing import NoReturn
 
 EPILOG = """examples:
   scalemem study capacity                       sweep, fit, forecast, verdicts and a figure, in about 7 minutes on 2 cores
@@ -81,20 +79,6 @@ def parser() -> argparse.ArgumentParser:
     s = command("export", "write the table of runs to a file", ("STORE", "a store's directory"), ("OUT", ".csv or .parquet"))
     s.add_argument("--table", default="runs", help="runs (default) or curves")
     return top
-
-
-def pairs(items: list[str], option: str, number: bool = False) -> dict[str, Any]:
-    """NAME=VALUE options as a dict; SpecError for what is not of that form."""
-    found: dict[str, Any] = {}
-    for item in items:
-        name, sign, value = item.partition("=")
-        if not sign or not name or not value:
-            raise SpecError(f"--{option} {item!r}: must be NAME=VALUE; write it with an equals sign")
-        try:
-            found[name] = float(value) if number else value
-        except ValueError:
-            raise SpecError(f"--{option} {item!r}: {value!r} is not a number; write {name}=NUMBER") from None
-    return found
 
 
 def main(argv: list[str] | None = None) -> int:

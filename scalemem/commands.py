@@ -144,12 +144,26 @@ def status(args: argparse.Namespace) -> Outcome:
     return found, 0
 
 
+def pairs(items: list[str], option: str, number: bool = False) -> dict[str, Any]:
+    """NAME=VALUE options as a dict; SpecError for what is not of that form."""
+    found: dict[str, Any] = {}
+    for item in items:
+        name, sign, value = item.partition("=")
+        if not sign or not name or not value:
+            raise SpecError(f"--{option} {item!r}: must be NAME=VALUE; write it with an equals sign")
+        try:
+            found[name] = float(value) if number else value
+        except ValueError:
+            raise SpecError(f"--{option} {item!r}: {value!r} is not a number; write {name}=NUMBER") from None
+    return found
+
+
 def _read(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-    from scalemem import cli, tables
+    from scalemem import tables
 
     table = tables.read(args.source)
     group = [g for g in args.group.split(",") if g]
-    return table, {"y": args.y, "x": cli.pairs(args.x, "x") or None, "group": group}
+    return table, {"y": args.y, "x": pairs(args.x, "x") or None, "group": group}
 
 
 def fit(args: argparse.Namespace) -> Outcome:
@@ -171,7 +185,7 @@ def fit(args: argparse.Namespace) -> Outcome:
 
 def forecast(args: argparse.Namespace) -> Outcome:
     """A forecast from a kept fit."""
-    from scalemem import cli, forecasting, show
+    from scalemem import forecasting, show
     from scalemem.fitting import Fit
 
     console = _console(args)
@@ -180,8 +194,8 @@ def forecast(args: argparse.Namespace) -> Outcome:
     except (OSError, ValueError) as error:
         raise TableError(f"fit file {args.fit}: {error}; name a file that `scalemem fit --out` wrote") from None
     found = Fit.from_json(content)
-    group = {k: float(v) if v.replace(".", "", 1).lstrip("-").isdigit() else v for k, v in cli.pairs(args.group, "group").items()} or None
-    body = forecasting.forecast(found, cli.pairs(args.at, "at", number=True), interval=args.interval, group=group).to_json()
+    group = {k: float(v) if v.replace(".", "", 1).lstrip("-").isdigit() else v for k, v in pairs(args.group, "group").items()} or None
+    body = forecasting.forecast(found, pairs(args.at, "at", number=True), interval=args.interval, group=group).to_json()
     show.forecast(console, body)
     return body, 0
 

@@ -87,11 +87,12 @@ def law(ax: Axes, fit: Fit, x: str, lo: float, hi: float, group: Any = None, at:
 
 
 def log_x(ax: Axes) -> Axes:
-    """A logarithmic x axis labelled in plain numbers at 1, 2 and 5 of each decade."""
+    """A logarithmic x axis labelled in plain numbers: at each decade, and at 2 and 5 of each where there is room. Call it last."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = ax.get_xlim()
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
     ax.xaxis.set_minor_formatter(NullFormatter())
     return ax

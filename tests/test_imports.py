@@ -40,7 +40,9 @@ MAY_IMPORT = {
     "plot": ["claims"],
     # both
     "study": ["launch", "plot"],
-    "cli": ["study"],
+    "show": ["laws"],
+    "commands": ["study", "show"],
+    "cli": ["commands"],
     "__main__": ["cli"],
 }
 NEVER = {"sims", "figures", "fits", "tests", "benchmarks"}
