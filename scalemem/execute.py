@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import jax
+import numpy as np
 
 from scalemem import accounting, checkpoint, data, measure, objectives, optimizers, pack, train
 from scalemem.pack import Pack
@@ -16,7 +20,7 @@ FLOPS_PER_CORE = 25e9  # a first guess of the training rate of small models, bef
 SHORT_RUN_S = 2.0  # runs shorter than this share a pack on a CPU
 PACK_SIZE = 8
 CHUNK_S = 2.0  # a call of the program lasts about this long: progress, interrupts and checkpoints come between calls
-CHECKPOINT_S = 20.0
+CHECKPOINT_S = float(os.environ.get("SCALEMEM_CHECKPOINT_S", 20.0))
 DIVERGED_LOSS = 2.0  # a final training loss above this many times log V, the loss of guessing, is a diverged run
 
 Report = Callable[[dict[str, Any]], None]
@@ -33,6 +37,10 @@ def check(runs: Sequence[RunSpec]) -> None:
         for probe in run.probes:
             measure.get(probe.measure)
         models.shape(run.model)
+    for run in runs:
+        if accounting.steps(run.stages[0]) >= 1 << 31:
+            raise SpecError(f"stage.exposures = {run.stages[0].exposures}: must be fewer than 2^31 steps in all (now "
+                            f"{accounting.steps(run.stages[0])}); lower the exposures or raise the batch")
 
 
 def pack_key(run: RunSpec) -> RunSpec:
@@ -129,8 +137,6 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
     Returns:
       whether the pack is finished.
     """
-    import jax
-
     program, k = pack.program(p.shape, how, devices), pack.knobs(p)
     folder, began = store.checkpoint_dir(p.id), time.monotonic()
     loaded = checkpoint.load(folder, jax.eval_shape(program.start, k)) if checkpoint.epochs(folder) else None
@@ -148,7 +154,7 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
         for i in through:
             run, state = open_.pop(i), jax.device_get(pack.unpack(states, i))
             row = _row(run, state)
-            rows = {"runs": [row], "curves": curves.pop(run_id(run), [])}
+            rows = {"runs": [row], "curves": curves.get(run_id(run), [])}
             store.append_tables(rows, {**provenance, "pack_seconds": round(time.monotonic() - began, 3)})
             report({"event": "run", "run_id": row["run_id"], "status": row["status"]})
 
@@ -165,10 +171,11 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
         if epoch & (epoch - 1) == 0:
             _curve_rows(open_, states, epoch, curves)
         close()
-        if open_ and (stopping() or time.monotonic() - saved > checkpoint_s):
+        leave = bool(open_) and stopping()  # asked once: what leaves has been saved
+        if open_ and (leave or time.monotonic() - saved > checkpoint_s):
             checkpoint.save(folder, epoch, states, curves, to_json(p))
             saved = time.monotonic()
-        if open_ and stopping():
+        if leave:
             return False
     store.remove_checkpoints(p.id)
     return True
@@ -202,11 +209,12 @@ def _measure(run: RunSpec, params: Any, name: str) -> dict[str, float]:
 
 def _row(run: RunSpec, state: train.State) -> dict[str, Any]:
     """The row of a finished run. A diverged one has no measures: its numbers would be averaged by mistake."""
-    loss = float(state.loss_nats)
-    chance = math.log(run.model.vocab_size)
-    diverged = bool(state.diverged) or loss > DIVERGED_LOSS * chance
-    row = {"run_id": run_id(run), "status": "diverged" if diverged else "done", "spec": canonical_json(run),
-           **accounting.summary(run), "exposures_done": int(state.epoch), "loss_nats": loss}
+    loss, limit = float(state.loss_nats), DIVERGED_LOSS * math.log(run.model.vocab_size)
+    diverged = bool(state.diverged) or loss > limit or not all(np.isfinite(np.asarray(p, np.float32)).all()
+                                                               for p in jax.tree.leaves(state.params))
+    measures: dict[str, float] = {}
     for probe in () if diverged else run.probes:
-        row |= _measure(run, state.params, probe.measure)
-    return row
+        measures |= _measure(run, state.params, probe.measure)
+    diverged = diverged or not measures.get("train_loss_nats", 0.0) <= limit  # lost in the last steps, after the loss was taken
+    return {"run_id": run_id(run), "status": "diverged" if diverged else "done", "spec": canonical_json(run),
+            **accounting.summary(run), "exposures_done": int(state.epoch), "loss_nats": loss, **({} if diverged else measures)}

@@ -113,17 +113,19 @@ class _Worker:
     log: Path
     pack: Pack | None = None
     unread: bytes = field(default=b"")
+    served: bool = False  # it has started well
 
     def lines(self) -> list[dict[str, Any]]:
         """Whole lines that have arrived; empty at the end of the stream."""
         chunk = os.read(self.process.stdout.fileno(), 1 << 16)  # type: ignore[union-attr]
-        *whole, self.unread = (self.unread + chunk).split(b"\n")
-        return [json.loads(line) for line in whole] if chunk else []
+        *whole, self.unread = (self.unread + chunk).split(b"\n") if chunk else (b"",)  # a line cut short by a kill is nobody's
+        return [json.loads(line) for line in whole]
 
     def give(self, p: Pack) -> None:
         self.pack = p
-        self.process.stdin.write(json.dumps(execute.to_json(p)).encode() + b"\n")  # type: ignore[union-attr]
-        self.process.stdin.flush()  # type: ignore[union-attr]
+        with contextlib.suppress(BrokenPipeError):  # it has just died: the end of its stream will say so
+            self.process.stdin.write(json.dumps(execute.to_json(p)).encode() + b"\n")  # type: ignore[union-attr]
+            self.process.stdin.flush()  # type: ignore[union-attr]
 
 
 def _start(store: Store, i: int, core: int | None) -> _Worker:
@@ -170,18 +172,26 @@ def _processes(packs: list[Pack], store: Store, workers: int, report: Report) ->
                 if not events and not w.unread:  # the stream ended
                     selector.unregister(w.process.stdout)  # type: ignore[arg-type]
                     code = w.process.wait()
+                    w.process.stdout.close()  # type: ignore[union-attr]
                     if w.pack:
                         again(w.pack, f"worker {key.data} ended with status {code}", w.log)
-                        if queue:
-                            team[key.data] = w = _start(store, key.data, places[key.data % len(places)])
-                            selector.register(w.process.stdout, selectors.EVENT_READ, key.data)  # type: ignore[arg-type]
+                    if queue and w.served:
+                        with contextlib.suppress(OSError):
+                            w.process.stdin.close()  # type: ignore[union-attr]
+                        team[key.data] = w = _start(store, key.data, places[key.data % len(places)])
+                        selector.register(w.process.stdout, selectors.EVENT_READ, key.data)  # type: ignore[arg-type]
                 for event in events:
+                    w.served = True
                     if event["event"] == "failed" and w.pack:
                         again(w.pack, event["reason"], w.log)
-                    if event["event"] in ("ready", "done", "failed", "stopped"):
+                    if event["event"] in ("ready", "done", "failed"):
                         next_pack(w)
-                    else:
+                    elif event["event"] != "stopped":  # it leaves: the end of its stream says so
                         report(event)
+        for p in queue:
+            left = [run_id(r) for r in p.runs]
+            store.fail(left, "no worker could be started", team[0].log.read_text(errors="replace")[-4000:])
+            report({"event": "failed", "run_ids": left, "reason": "no worker could be started", "log": str(team[0].log)})
     finally:
         for w in team:
             if w.process.poll() is None:

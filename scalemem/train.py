@@ -72,7 +72,8 @@ def key(seed: Any, name: str) -> jax.Array:
 def start(shape: Shape, k: Knobs) -> State:
     """The state before the first step."""
     params = models.init(shape.run.model, key(k["seed"], "init"))
-    opt = optimizers.direction(shape.run.stages[0].optimizer.name, k).init(params)
+    wide = jax.tree.map(lambda p: p.astype(jnp.float32), params)  # moments stay in float32, whatever the weights are kept in
+    opt = optimizers.direction(shape.run.stages[0].optimizer.name, k).init(wide)
     return State(params, opt, jnp.int32(0), jnp.float32(jnp.nan), jnp.bool_(False))
 
 

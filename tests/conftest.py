@@ -18,7 +18,7 @@ from scalemem.spec import DataSpec, ModelSpec, OptimizerSpec, Probe, RunSpec, St
 from scalemem.store import Store
 
 MODEL = ModelSpec(d_model=8, n_layers=1, n_heads=2, vocab_size=32, seq_len=8)
-SLOTS, ROWS = 16, 5  # the one shape: room for 16 items, 5 rows a pass
+SLOTS, ROWS, SIZE = 16, 5, 8  # the one program: room for 16 items, 5 rows a pass, 8 runs; what execute.plan makes of these runs
 
 
 def pytest_unconfigure(config):
@@ -37,6 +37,34 @@ def make_run(model=MODEL, *, n_items=13, batch_size=5, exposures=4, seed=0, prob
 def longer(run, exposures):
     """The run with other exposures."""
     return dataclasses.replace(run, stages=(dataclasses.replace(run.stages[0], exposures=exposures),))
+
+
+def make_pack(runs, slots=SLOTS, rows=ROWS, size=SIZE):
+    """The runs as a pack of the one program."""
+    from scalemem import pack, train
+
+    return pack.Pack(train.Shape.of(runs[0], slots, rows), tuple(runs), size)
+
+
+def trained(runs, *calls, how="map", program=None, **shape):
+    """The states of runs, stacked, after calls of so many epochs each (one call to the end by default)."""
+    import jax
+
+    from scalemem import pack
+
+    p = make_pack(runs, **shape)
+    program, k = program or pack.program(p.shape, how), pack.knobs(p)
+    states = program.start(k)
+    for epochs in calls or (1 << 20,):
+        states = program.advance(states, k, epochs)
+    return jax.device_get(states)
+
+
+def one(states, i):
+    """The state of run i."""
+    import jax
+
+    return jax.tree.map(lambda x: x[i], states)
 
 
 @pytest.fixture
