@@ -2,7 +2,8 @@
 
     [[derive]]    name, expression, [unit], [table]
     [[reduce]]    name, group = [columns], column, statistic = "mean" | "median" | "max" | "min" | "count", [where, reason], [table]
-    [[fit]]       name, law, y, x = {predictor = "column"}, [group, where + reason, table, interval, replicates, misfit_sd, noise_sd, weights]
+    [[fit]]       name, law, y, x = {predictor = "column"}, [group, where + reason, table, interval, replicates, misfit_sd, noise_sd,
+                  weights]
     [[forecast]]  fit, at = {predictor = value}, label, [group, interval, scale = factor, unit = "text"]
     [[claim]]     id, text, low and / or high, [published, source], and exactly one quantity:
       parameter = "fit.param"                                every group must hold; the worst decides
@@ -12,12 +13,13 @@
       collapse  = {pooled = "fit", separate = "fit"}         residual sd of one curve for all over that of a curve each
 
 `table` is "runs" (the default), the name of a reduce, or "fit.NAME": a row per group with its columns and each parameter's value, _low and
-_high; a fit on it carries the first fit's uncertainty, as shared by all its rows. A reduce has its group columns, the reduced column and `n_rows`. Expressions are those of `scalemem.tables`, and may use a fitted
-parameter as `fit_name.parameter`. `where` in a fit needs a `reason`. Sections may refer to each other in any order.
+_high; a fit on it carries the first fit's uncertainty, as shared by all its rows. A reduce has its group columns, the reduced column and
+`n_rows`. Expressions are those of `scalemem.tables`, and may use a fitted parameter as `fit_name.parameter`.
+`where` in a fit or a reduce needs a `reason`. Sections may refer to each other in any order.
 
 Intervals: t over rows (mean), order statistics (median), bootstrap over rows (min, max, max_abs, spread; its outer end is the value seen),
-t over pairs of the log ratio (ratio), Clopper-Pearson (coverage), F (collapse). A claim HOLDS if the interval lies inside [low, high], FAILS if
-it lies outside, and is INCONCLUSIVE if it straddles a threshold or there is no interval.
+t over pairs of the log ratio (ratio), Clopper-Pearson (coverage), F (collapse). A claim HOLDS if the interval lies inside [low, high],
+FAILS if it lies outside, and is INCONCLUSIVE if it straddles a threshold or there is no interval.
 """
 
 from __future__ import annotations
@@ -142,7 +144,7 @@ def check(toml: Mapping[str, Any]) -> None:
         if not isinstance(entries, list):
             raise SpecError(f"{section}: must be a list of tables; write [[{section}]]")
         for i, entry in enumerate(entries):
-            _keys(f"{section}[{i}]", entry, _SECTIONS[section])
+            check_keys(f"{section}[{i}]", entry, _SECTIONS[section])
         names = [e.get("name", e.get("id", e.get("label"))) for e in entries]
         if len(set(names)) < len(names):
             raise SpecError(f"{section}: {max(names, key=names.count)!r} appears twice; rename one of them")
@@ -159,7 +161,7 @@ def check(toml: Mapping[str, Any]) -> None:
         if not {"low", "high"} & set(entry) or not entry.get("low", -math.inf) < entry.get("high", math.inf):
             raise SpecError(f"{path}: must have low, high or both, with low < high; add the threshold")
         if kinds[0] != "parameter":
-            _keys(f"{path}.{kinds[0]}", entry[kinds[0]], _QUANTITIES[kinds[0]])
+            check_keys(f"{path}.{kinds[0]}", entry[kinds[0]], _QUANTITIES[kinds[0]])
         if kinds[0] == "statistic":
             _choice(f"{path}.statistic.take", entry["statistic"]["take"], _TAKE)
 
@@ -169,7 +171,8 @@ def _choice(path: str, value: str, legal: tuple[str, ...]) -> None:
         raise SpecError(f"{path} = {value!r}: must be one of {', '.join(legal)}; choose one of these")
 
 
-def _keys(path: str, entry: Any, schema: str) -> None:
+def check_keys(path: str, entry: Any, schema: str) -> None:
+    """Raises SpecError for a key of `entry` that `schema` does not have, of another type, or missing; `path` says where."""
     kinds = dict(part.split(":") for part in schema.split())
     if not isinstance(entry, dict):
         raise SpecError(f"{path} = {entry!r}: must be a table; legal keys: {', '.join(kinds)}")
@@ -258,7 +261,8 @@ class _Study:
             return fit(table, entry["law"], y=entry["y"], x=entry.get("x"), group=entry.get("group", ()), where=keep, **options)
 
         if of.startswith("fit."):  # the first fit's uncertainty is shared by all rows of the second
-            found = carry([on(self.derived(self.fit(of[4:]).table(z), of)) for z in NODES])
+            moved = [self.derived(self.fit(of[4:]).table(z), of) for z in NODES]
+            found = carry([on(table) for table in moved])
         else:
             found = on(source)
         return replace(with_backtest(found, source, where=keep, **options), where=entry.get("where"))

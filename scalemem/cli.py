@@ -95,12 +95,15 @@ def main(argv: list[str] | None = None) -> int:
     except commands.BAD_INPUT as error:
         print(f"scalemem: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader has gone, as with `| head`
+            sys.stderr.close()
+            return 141
+        print(f"scalemem: error: {error.filename or 'a file'}: {error.strerror or error}; check the path, its rights and the disk", file=sys.stderr)
+        return 2
     except (KeyboardInterrupt, commands.Stopped) as stop:
         print(f"\nscalemem: stopped. {stop or 'Nothing finished is lost; the same command goes on.'}", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 141
 
 
 if __name__ == "__main__":

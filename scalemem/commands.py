@@ -66,7 +66,7 @@ def study(args: argparse.Namespace) -> Outcome:
     from scalemem import show
 
     console, name = _console(args), args.name
-    head = studies_.definition(name)
+    head, _ = studies_.definition(name), studies_.sweep(name, args.scale)
     console.print(f"[bold]{head.get('title', name)}[/]  {head.get('source', '')}", soft_wrap=True)
     store, runs, counts = _execute(args, name, console)
     table = studies_.runs_table(store, runs)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 SCALES = ("smoke", "laptop", "hour", "gpu")
 _SUFFIX = {"sims": ".py", "fits": ".toml", "figures": ".py"}
-CONVERGED = 0.95  # of the limit, or of the data
+CONVERGED = 0.95  # of the limit
+_SHOW = "title:text! group:list! columns:list! where:text limit:text of:text best:text"
 
 
 def folders() -> list[Path]:
@@ -85,12 +86,16 @@ def _trace(error: BaseException) -> list[Any]:
 
 
 def definition(name: str) -> dict[str, Any]:
-    """The parsed fits file of a study, with its `title`, `source` and `show` tables."""
+    """The parsed fits file of a study: what `claims.evaluate` reads, and its `title`, `source` and `show` tables; SpecError if malformed."""
     path = find(name, "fits")
     try:
-        return tomllib.loads(path.read_text())
+        found = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: {error}; mend the TOML") from None
+    claims.check({k: v for k, v in found.items() if k not in ("title", "source", "show")})
+    for i, section in enumerate(found.get("show", [])):
+        claims.check_keys(f"show[{i}]", section, _SHOW)
+    return found
 
 
 def runs_table(store: Store, runs: list[RunSpec]) -> pa.Table:
