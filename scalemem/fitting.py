@@ -167,7 +167,7 @@ def fit(table: pa.Table, law: str | Law, *, y: str, x: Mapping[str, str] | str |
       where: an expression, or a mask of rows; the rows that fail it are dropped and counted.
       interval: probability of the intervals.
       replicates: columns that must agree, besides x, for rows to be repetitions of one run.
-      misfit_sd: sd, on the law's scale, of what runs of equal x share beyond the law. Default: the law's, or else estimated from replicates.
+      misfit_sd: sd, on the law's scale, of what runs of equal x share beyond the law. Default: the law's, else estimated from replicates.
       noise_sd: sd of a run on the law's scale, if it is known. Default: estimated (for `exposure` from the replicates of all groups).
       weights: column of whole numbers; a row of weight 2 counts as two rows.
 
@@ -274,7 +274,8 @@ def _group_fit(law: Law, key: dict[str, Any], s: Sample, result: Result | TooFew
         return GroupFit(key, none, math.nan, len(s), 0, 0, math.nan, ranges, None, (str(result),))
     estimates = {k: Estimate(e.value, e.low, e.high, unit[k], e.status) for k, e in result.estimates.items()}
     notes = [f"{k}: {e.status}" for k, e in estimates.items() if e.status != "ok"]
-    notes += [f"{s.copies()} rows repeat another one exactly: they count as runs of their own; drop them if they are copies"] * (s.copies() > 0)
+    if s.copies():
+        notes.append(f"{s.copies()} rows repeat another one exactly: they count as runs of their own; drop them if they are copies")
     return GroupFit(key, estimates, result.objective, len(s), result.tried, result.agreeing, result.lack_of_fit, ranges,
                     result.posterior, (*notes, *result.warnings))
 

@@ -53,7 +53,9 @@ class Forecast:
     @property
     def far(self) -> str:
         """The extrapolation as text: "37x", or "none"."""
-        return "none" if self.extrapolation <= 1 else (f"{self.extrapolation:.0f}x" if self.extrapolation >= 9.5 else f"{self.extrapolation:.2g}x")
+        if self.extrapolation <= 1:
+            return "none"
+        return f"{self.extrapolation:.0f}x" if self.extrapolation >= 9.5 else f"{self.extrapolation:.2g}x"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; NaN becomes null."""
@@ -154,7 +156,7 @@ def backtest(table: pa.Table, law: str | Law, *, y: str, x: Mapping[str, str] | 
       split: a column: 1 = fit, 0 = held out.
       where, options: as for `fit`.
 
-    Returns rows `{group, law, n_fit, n_test, rmse_log, bias_log, log_likelihood, coverage, seconds}`: errors are of log median against log y;
+    Returns rows `{group, law, n_fit, n_test, rmse_log, bias_log, log_likelihood, coverage, seconds}`: errors are log median - log y;
     `log_likelihood` is the mean predictive log density of y in its own units (nats); `coverage` the share of held-out rows inside the
     central intervals; and a summary with `msce`, the mean over levels of (coverage - level)^2. A group that cannot be fitted or has no
     held-out rows has NaN and a `reason`, and does not enter the summary (`n_failed` counts it).
@@ -222,9 +224,10 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def with_backtest(found: Fit, table: pa.Table, where: np.ndarray | None = None, **options: Any) -> Fit:
-    """The fit with a back-test of its law on its own rows: in each group the rows of the largest value of the widest predictor are held out.
+    """The fit with a back-test on its own rows: in each group the rows of the largest value of the widest predictor are held out.
 
-    `where` is the mask of the fitted rows if the fit's own filter does not give it; `options` are those that `fit` was given. Where nothing can be held out the back-test holds the reason.
+    `where` is the mask of the fitted rows if the fit's own filter does not give it; `options` are those that `fit` was given. Where
+    nothing can be held out the back-test holds the reason.
     """
     law, inside = laws.get(found.law), tables.mask(table, found.where) if where is None else where
     if not found.x:
@@ -238,7 +241,8 @@ def with_backtest(found: Fit, table: pa.Table, where: np.ndarray | None = None, 
         factors.append(float(values.max() / rest.max()) if len(rest) else math.nan)
     result = backtest(table, law, y=found.y, x=found.x, group=found.group, holdout=out, where=inside, **options)
     reasons = [r["reason"] for r in result.rows if "reason" in r]
-    extra = {"held_out": "largest predictor value of each group", "extrapolation": max((f for f in factors if math.isfinite(f)), default=math.nan)}
+    furthest = max((f for f in factors if math.isfinite(f)), default=math.nan)
+    extra = {"held_out": "largest predictor value of each group", "extrapolation": furthest}
     return replace(found, backtest=plain(result.summary | extra | ({"reason": reasons[0]} if reasons else {})))
 
 

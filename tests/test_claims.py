@@ -100,7 +100,10 @@ label = "d16 at 16,000 exposures"
 id = "follows_data"
 text = "memorized bits follow the data below capacity"
 high = 0.05
-statistic = { of = "memorized_bits / data_bits - 1", take = "max_abs", where = "exposures == 1000 and data_bits < 0.7 * capacity.alpha * n_params" }
+[claim.statistic]
+of = "memorized_bits / data_bits - 1"
+take = "max_abs"
+where = "exposures == 1000 and data_bits < 0.7 * capacity.alpha * n_params"
 
 [[claim]]
 id = "plateau"
@@ -135,7 +138,11 @@ id = "precision"
 text = "fp32 holds at most a fifth more than bf16"
 low = 1.0
 high = 1.2
-ratio = { of = "bits_per_param", numerator_where = "dtype == 'float32'", denominator_where = "dtype == 'bfloat16'", paired_by = ["d_model", "seed", "n_items", "exposures"] }
+[claim.ratio]
+of = "bits_per_param"
+numerator_where = "dtype == 'float32'"
+denominator_where = "dtype == 'bfloat16'"
+paired_by = ["d_model", "seed", "n_items", "exposures"]
 
 [[claim]]
 id = "collapse"
@@ -160,12 +167,14 @@ def runs(alpha=3.0, exponent=1.0, shortfall=0.99, bf16=1.09, drift=0.0, per_size
                 for k in (1.0, 1.5, 6.5, 9.0, 14.0):
                     reading = alpha - 9 * e**-0.5 + 0.02 * rng.standard_normal() + drift * (e > 1000)
                     full = reading * n_params * (n_params / 6000) ** (exponent - 1)
-                    f1 = 0.5 * (1 + 1.3 / (1 + math.exp(0.4 * (k - 5)))) + 0.004 * rng.standard_normal() + per_size * size + odd_one * (size == 2)
+                    f1 = 0.5 * (1 + 1.3 / (1 + math.exp(0.4 * (k - 5)))) + per_size * size + odd_one * (size == 2)
+                    f1 += 0.004 * rng.standard_normal()
                     row = {"d_model": d, "n_params": n_params, "seed": seed, "exposures": e, "n_items": round(100 * k), "f1": f1,
                            "data_bits": k * n_params, "memorized_bits": min(shortfall * k * n_params, full), "dtype": "float32"}
                     rows.append(row)
                     if e == 250:
-                        rows.append(row | {"dtype": "bfloat16", "memorized_bits": row["memorized_bits"] / bf16 * (1 + 0.01 * rng.standard_normal())})
+                        half = row["memorized_bits"] / bf16 * (1 + 0.01 * rng.standard_normal())
+                        rows.append(row | {"dtype": "bfloat16", "memorized_bits": half})
     return pa.Table.from_pylist(rows)
 
 
@@ -194,7 +203,8 @@ def test_the_study_as_it_should_come_out(study):
 
 
 @pytest.mark.parametrize(("change", "claim", "want"), [
-    ({"shortfall": 0.93}, "follows_data", "FAILS"), ({"exponent": 1.2}, "exponent", "FAILS"), ({"exponent": 1.1}, "exponent", "INCONCLUSIVE"),
+    ({"shortfall": 0.93}, "follows_data", "FAILS"), ({"exponent": 1.2}, "exponent", "FAILS"),
+    ({"exponent": 1.1}, "exponent", "INCONCLUSIVE"),
     ({"exponent": 1.2}, "plateau", "HOLDS"), ({"alpha": 3.7}, "alpha", "INCONCLUSIVE"), ({"drift": 0.5}, "interval", "FAILS"),
     ({"bf16": 1.3}, "precision", "FAILS"), ({"bf16": 0.95}, "precision", "FAILS"), ({"per_size": 0.05}, "collapse", "FAILS"),
     ({"odd_one": 0.1}, "largest_size", "FAILS"),
@@ -219,7 +229,8 @@ def test_forecasts_are_scaled_and_say_how_far(study):
 def test_json_is_plain(study):
     value = json.loads(json.dumps(study.to_json(), allow_nan=False))
     assert set(value) == {"fits", "claims", "problems", "forecasts"}
-    assert {"id", "text", "verdict", "value", "low", "high", "claim", "published", "source", "n", "method", "reason", "parts"} <= set(value["claims"][0])
+    assert {"id", "text", "verdict", "value", "low", "high", "claim", "published", "source", "n", "method", "reason", "parts"} <= set(
+        value["claims"][0])
     assert value["claims"][3]["published"].startswith("3.51")
     assert value["fits"]["line"]["where"] == "exposures == 1000 and data_bits > 6 * n_params and dtype == 'float32'"
     assert value["fits"]["line"]["dropped"] > 0
@@ -234,7 +245,7 @@ def test_a_smoke_run_is_inconclusive_with_reasons():
     for name in ("exponent", "interval", "precision", "largest_size", "follows_data"):
         assert of(result, name).verdict == "INCONCLUSIVE"
         assert of(result, name).reason
-    assert "pooled" in result.problems or "each" in result.problems
+    assert "converged" in result.problems  # one size makes no line
     json.dumps(result.to_json(), allow_nan=False)
 
 
@@ -277,7 +288,8 @@ def broken(section, index, change):
     (broken("claim", 0, {"high": None}), "must have low, high or both"), (broken("claim", 2, {"low": 2}), "low < high"),
     (broken("claim", 2, {"coverage": {"fit": "line", "where": "seed == 0"}}), "has parameter and coverage; must have exactly one"),
     (broken("claim", 2, {"parameter": None}), "has no quantity"), (broken("claim", 2, {"parameter": "line.c"}), "line has a, b"),
-    (broken("claim", 2, {"parameter": "lime.b"}), "fit 'lime': not in the file"), (broken("claim", 2, {"parameter": "line"}), "no such parameter"),
+    (broken("claim", 2, {"parameter": "lime.b"}), "fit 'lime': not in the file"),
+    (broken("claim", 2, {"parameter": "line"}), "no such parameter"),
     (broken("claim", 0, {"statistic": {"of": "seed", "take": "mode"}}), "must be one of mean"),
     (broken("claim", 0, {"statistic": {"of": "seed"}}), "take: missing"),
     (broken("claim", 0, {"statistic": {"of": "seed", "take": "mean", "table": "lost"}}), "reduce 'lost': not in the file"),
@@ -292,10 +304,12 @@ def test_a_fits_file_that_is_wrong_is_one_line(toml, says):
 
 
 @pytest.mark.parametrize(("section", "index", "change", "says"), [
-    ("fit", 0, {"y": "bits"}, "its columns are: d_model"), ("fit", 0, {"law": "expo"}, "legal: power"), ("fit", 0, {"x": {}}, "must name a column"),
+    ("fit", 0, {"y": "bits"}, "its columns are: d_model"), ("fit", 0, {"law": "expo"}, "legal: power"),
+    ("fit", 0, {"x": {}}, "must name a column"),
     ("fit", 0, {"where": "exposures <="}, "cannot be read"), ("derive", 0, {"expression": "__import__('os')"}, "not part of the language"),
     ("derive", 0, {"name": "f1"}, "is in the table already"), ("forecast", 0, {"at": {"m": 1}}, "must give a value"),
-    ("forecast", 1, {"group": 16}, "must be one of"), ("claim", 0, {"statistic": {"of": "dtype", "take": "mean"}}, "must be a finite number"),
+    ("forecast", 1, {"group": 16}, "must be one of"),
+    ("claim", 0, {"statistic": {"of": "dtype", "take": "mean"}}, "must be a finite number"),
     ("claim", 0, {"statistic": {"of": "log(seed)", "take": "mean"}}, "row 1 = -inf"),
 ])
 def test_a_fits_file_that_does_not_suit_its_table_is_one_line(section, index, change, says):

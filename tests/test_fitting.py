@@ -122,10 +122,9 @@ def test_the_exposure_posterior_is_the_brute_force_one():
     cov = 0.02**2 * np.eye(6) + 0.012**2 * (sample.x["exposures"][:, None] == sample.x["exposures"])
     first, last, log_g = np.meshgrid(np.linspace(2.2, 2.4, 61), np.linspace(2.65, 2.9, 61), np.linspace(-1.8, 0.4, 91), indexing="ij")
     g = np.exp(log_g)
-    fall = lambda x: (x / 125.0) ** -g[..., None]
-    c = (last - first) / (1 - fall(np.array([1000.0]))[..., 0])
+    c = (last - first) / (1 - 8.0**-g)
     a = first + c
-    r = sample.y - (a[..., None] - c[..., None] * fall(sample.x["exposures"]))
+    r = sample.y - (a[..., None] - c[..., None] * (sample.x["exposures"] / 125) ** -g[..., None])
     log_p = -0.5 * np.einsum("...i,ij,...j->...", r, np.linalg.inv(cov), r) - ((log_g - math.log(0.5)) / 0.3) ** 2 / 2
     p = np.exp(log_p - log_p.max()).ravel()
     order = np.argsort(a.ravel())
@@ -152,15 +151,17 @@ def test_units_change_only_units(name, unit_y, unit_x):
     """y' = k y and x' = m x: forecasts scale with y, exponents do not move. `capacity` has both predictors in one unit or the other."""
     table, x = planted(name, np.random.default_rng(5), 0.02)
     bits = "data_bits" in x
-    scaled = pa.table({"y": table["y"].to_numpy() * unit_y, **{k: table[k].to_numpy() * (unit_y if k == "data_bits" else unit_x) for k in x}})
-    sds = [{"noise_sd": 0.02 * u, "misfit_sd": 0.012 * u} if name == "exposure" else {} for u in (1.0, unit_y)]
-    one, two = (fit(t, name, y="y", x=x, **sd).at() for t, sd in zip((table, scaled), sds, strict=True))
+    unit = {k: unit_y if k == "data_bits" else unit_x for k in x}
+    scaled = pa.table({"y": table["y"].to_numpy() * unit_y, **{k: table[k].to_numpy() * unit[k] for k in x}})
+    noise, misfit = (0.02, 0.012) if name == "exposure" else (None, None)
+    one = fit(table, name, y="y", x=x, noise_sd=noise, misfit_sd=misfit).at()
+    two = fit(scaled, name, y="y", x=x, noise_sd=noise and noise * unit_y, misfit_sd=misfit and misfit * unit_y).at()
     law = laws.get(name)
     far = {k: np.array([one.ranges[k][1] * (2 if not bits else 1.5)]) for k in x}
-    far2 = {k: v * (unit_y if k == "data_bits" else unit_x) for k, v in far.items()}
+    far2 = {k: v * unit[k] for k, v in far.items()}
     for q in (0.05, 0.5, 0.95):
         want = predictive(law, one, far).quantile(q) * unit_y
-        assert predictive(law, two, far2).quantile(q) == pytest.approx(want, rel=2e-3)
+        assert predictive(law, two, far2).quantile(q) == pytest.approx(want, rel=5e-3)
     for k in ({"b", "g", "s"} & set(law.names)):
         a, b = one.parameters[k], two.parameters[k]
         assert (b.value, b.low, b.high) == pytest.approx((a.value, a.low, a.high), rel=2e-3, nan_ok=True)
@@ -228,7 +229,8 @@ def test_fewer_rows_than_parameters_is_refused(name):
 
 def test_groups_are_fitted_apart_and_a_short_one_has_a_reason():
     x = np.tile([1.0, 2, 4, 8], 2)
-    table = pa.table({"x": np.append(x, 1.0), "y": np.append(np.where(np.arange(8) < 4, x, x**2) * 3.0, 5.0), "d": [8] * 4 + [16] * 4 + [32]})
+    y = np.where(np.arange(8) < 4, x, x**2) * 3.0
+    table = pa.table({"x": np.append(x, 1.0), "y": np.append(y, 5.0), "d": [8] * 4 + [16] * 4 + [32]})
     found = fit(table, "power", y="y", x="x", group="d")
     assert values(found, 8)["b"] == pytest.approx(1)
     assert values(found, {"d": 16})["b"] == pytest.approx(2)
@@ -302,8 +304,9 @@ def test_the_fingerprint_is_of_data_law_and_settings():
     table, x = planted("power", np.random.default_rng(13), 0.02)
     base = fit(table, "power", y="y", x=x).fingerprint
     assert fit(table.append_column("other", table["y"]), "power", y="y", x=x).fingerprint == base
-    others = [fit(table, "power", y="y", x=x, interval=0.5), fit(table.slice(1), "power", y="y", x=x), fit(table, "power_floor", y="y", x=x)]
-    assert len({base, *(f.fingerprint for f in others)}) == 4
+    settings = fit(table, "power", y="y", x=x, interval=0.5)
+    rows, law = fit(table.slice(1), "power", y="y", x=x), fit(table, "power_floor", y="y", x=x)
+    assert len({base, settings.fingerprint, rows.fingerprint, law.fingerprint}) == 4
 
 
 def test_units_come_from_the_columns():
@@ -328,7 +331,8 @@ def test_cells_that_cannot_be_fitted(change, says):
 @pytest.mark.parametrize(("arguments", "says"), [
     ({"law": "powre"}, "legal: power"), ({"y": "z"}, "its columns are: x, y"), ({"x": "z"}, "'z': not in the table"),
     ({"x": {"n": "x"}}, "must name a column for each predictor"), ({"x": None}, "must name a column"),
-    ({"law": "capacity"}, "must name a column for each predictor"), ({"where": "x > 9"}, "0 of 4 rows are left"), ({"where": "x"}, "true or false"),
+    ({"law": "capacity"}, "must name a column for each predictor"), ({"where": "x > 9"}, "0 of 4 rows are left"),
+    ({"where": "x"}, "true or false"),
     ({"interval": 1.0}, "between 0 and 1"), ({"interval": math.nan}, "between 0 and 1"), ({"misfit_sd": -1.0}, "misfit_sd"),
     ({"noise_sd": math.nan}, "noise_sd"), ({"group": "z"}, "'z': not in the table"), ({"weights": "y"}, "whole number"),
     ({"replicates": "z"}, "'z': not in the table"),
@@ -345,12 +349,16 @@ def test_arguments_that_cannot_be(arguments, says):
 def test_no_numbers_escape_as_another_error(name, data):
     """Huge, tiny, equal and few values: a fit, or one line; and never a digit without an interval."""
     n = data.draw(st.integers(0, 9))
-    number = st.one_of(st.sampled_from([1.0, 2.0, 1e-300, 1e300, 5e-324, 1e59, 1e-59, 1e16]), st.floats(allow_nan=True, allow_infinity=True))
+    number = st.one_of(st.sampled_from([1.0, 2.0, 1e-300, 1e300, 5e-324, 1e59, 1e-59, 1e16]), st.floats())
     columns = {k: pa.array([data.draw(number) for _ in range(n)], pa.float64()) for k in ("y", *laws.get(name).predictors)}
     try:
         found = fit(pa.table(columns), name, y="y", x={k: k for k in columns if k != "y"})
-    except TableError as error:
-        assert "\n" not in str(error)
+    except TableError as caught:
+        text = str(caught)
+    else:
+        text = ""
+    assert "\n" not in text
+    if text:
         return
     json.dumps(found.to_json(), allow_nan=False)
     for e in found.at().parameters.values():

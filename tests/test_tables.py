@@ -62,8 +62,9 @@ def test_where(expression, rows):
 @pytest.mark.parametrize("expression", [
     "", " ", "d >", "d = 8", "(d", "nothing > 1", "d > 'x'", "kind > 1", "kind + 1 > 2", "d", "d + 1", "'a'", "not d", "d and ok",
     "__import__('os').system('true')", "open('x')", "d.real > 1", "d[0] > 1", "[d for d in ok]", "lambda: d", "d if ok else d", "d is 8",
-    "d in 8", "d in kind", "~ok", "d // 2 > 1", "d % 2 == 1", "d & 1 == 1", "ok & ok", "f'{d}' == 'a'", "b'a' == kind", "1j > d", "None == d",
-    "... == d", "(x := 3) > d", "is_null()", "is_null(d, d)", "is_null(x=d)", "exec('1')", "log(kind) > 1", "max(d) > 1", "d > 8; d", "d\n> 8",
+    "d in 8", "d in kind", "~ok", "d // 2 > 1", "d % 2 == 1", "d & 1 == 1", "ok & ok", "f'{d}' == 'a'", "b'a' == kind", "1j > d",
+    "None == d", "... == d",
+    "(x := 3) > d", "is_null()", "is_null(d, d)", "is_null(x=d)", "exec('1')", "log(kind) > 1", "max(d) > 1", "d > 8; d", "d\n> 8",
     "yield d", "await d", "*d", "{d: 1}", "(" * 300 + "d" + ")" * 300, "-" * 1900 + "d > 1", "d > 8 " + "or d > 8 " * 500, "\x00",
     "`Model Size > 1", "``> 1", "9" * 1000 + "> d", "fit.alpha > 1", "d > 8 # 'x", "print(d) == 1", 7, None,
 ])
@@ -80,10 +81,12 @@ def test_an_expression_that_is_not_one(expression):
 
 @given(st.text(alphabet="dloskin '\"`<>=!()[]+-*/.,0123456789and ornt_:\n\t\x00é", max_size=40))
 def test_no_text_escapes_as_another_error(text):
+    said = ""
     try:
         assert tables.mask(TABLE, text).dtype == bool
-    except TableError as error:
-        assert "\n" not in str(error)
+    except TableError as caught:
+        said = str(caught)
+    assert "\n" not in said
 
 
 def test_huge_powers_cost_nothing():
@@ -110,26 +113,23 @@ def test_read_tells_files_apart_by_content(tmp_path):
 def test_a_file_that_is_no_table(tmp_path, name, content):
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    try:
-        table = tables.read(tmp_path / name)
-    except TableError as error:
-        assert str(tmp_path / name) in str(error)
-        assert "\n" not in str(error)
-    else:  # pyarrow makes something of it; no cell of that is a number to fit
-        with pytest.raises(TableError):
-            tables.column(table, "b")
+    with pytest.raises(TableError) as error:  # of some bytes pyarrow makes a table, in which no cell is a number to fit
+        tables.column(tables.read(tmp_path / name), "b")
+    one_line(error)
 
 
 @given(st.binary(max_size=200))
 def test_no_bytes_escape_as_another_error(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("fuzz") / "a.csv"
     path.write_bytes(content)
+    said = ""
     try:
         table = tables.read(path)
         for name in table.column_names:
             tables.column(table, name)
-    except TableError as error:
-        assert "\n" not in str(error)
+    except TableError as caught:
+        said = str(caught)
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize(("cells", "says"), [

@@ -46,11 +46,14 @@ class _Problem:
             r = self.s.whiten(self.law.predict(self.s.x, full(part)) - self.s.eta, self.ratio)
             return np.nan_to_num(r, nan=1e9, posinf=1e9, neginf=-1e9)
 
+        def slope(part: np.ndarray) -> np.ndarray:
+            return self.jacobian(full(part))[:, free]
+
         if free.any():
             low, high = (b[free] for b in self.law.bounds())
             with np.errstate(all="ignore"):
-                found = optimize(residual, theta[free], lambda part: self.jacobian(full(part))[:, free], (low, high),
-                                 x_scale="jac", ftol=1e-13, xtol=1e-13, gtol=1e-15, max_nfev=200)  # type: ignore
+                found = optimize(residual, theta[free], slope, (low, high), x_scale="jac",  # type: ignore[arg-type]
+                                 ftol=1e-13, xtol=1e-13, gtol=1e-15, max_nfev=200)
             theta = full(found.x)
         return theta, float(self.squares(theta))
 
@@ -76,7 +79,8 @@ def least_squares(law: Law, s: Sample, *, interval: float, noise_sd: float | Non
     else:
         objective_w = objective
     free, unseen, lost = _identified(law, problem, theta)
-    notes = [f"lack of fit (p = {p_fit:.2g}): replicate means scatter by {misfit:.3g} beyond run noise"] * (p_fit < LACK_OF_FIT and misfit > 0)
+    misfits = p_fit < LACK_OF_FIT and misfit > 0
+    notes = [f"lack of fit (p = {p_fit:.2g}): replicate means scatter by {misfit:.3g} beyond run noise"] * misfits
     notes += [f"only {len(agreeing)} of {len(ends)} starts agree"] * (2 * len(agreeing) < len(ends) and law.guess is None)
     estimates, covariance = _profiles(law, problem, theta, objective_w, free, lost, scale, dof, interval)
     points, weights, covariances, unstable = _posterior(law, problem, theta, objective_w, free, covariance, scale, dof)
@@ -220,7 +224,8 @@ def _posterior(law: Law, problem: _Problem, theta: np.ndarray, least: float, fre
     one = theta[None], np.ones(1), covariance[None], []
     if scale <= 0 or not free.any() or _straight(law, problem, theta, problem.jacobian(theta), covariance):
         return one
-    rng, (low, high), p = np.random.default_rng(0), law.bounds(), int(free.sum())
+    (low, high), p = law.bounds(), int(free.sum())
+    z = _student(DRAWS, p, 5)
     centre, spread, weights, draws = theta[free], 1.5**2 * covariance[np.ix_(free, free)], np.ones(1), np.zeros((1, len(theta)))
     for _ in range(3):
         try:
@@ -228,7 +233,6 @@ def _posterior(law: Law, problem: _Problem, theta: np.ndarray, least: float, fre
             root = np.linalg.cholesky(ridged[::-1, ::-1])[::-1, ::-1]  # scales last: a unit of x moves no draw
         except np.linalg.LinAlgError:
             return *one[:3], ["predictive interval from the curvature at the optimum: draws failed"]
-        z = rng.standard_normal((DRAWS, p)) / np.sqrt(rng.chisquare(5, (DRAWS, 1)) / 5)
         draws = np.tile(theta, (DRAWS, 1))
         draws[:, free] = centre + z @ root.T
         rise = problem.squares(draws) - least
@@ -243,6 +247,19 @@ def _posterior(law: Law, problem: _Problem, theta: np.ndarray, least: float, fre
         off = draws[:, free] - centre
         spread = 1.2**2 * (off * weights[:, None]).T @ off
     effective = 1 / float(np.sum(weights**2))
-    picked = draws[np.searchsorted(np.cumsum(weights), (np.arange(KEPT) + 0.5) / KEPT).clip(max=DRAWS - 1)]
+    scaled = (draws[:, free] - centre) / np.sqrt(np.diag(spread))
+    longest = np.linalg.svd(scaled * np.sqrt(weights)[:, None], full_matrices=False)[2][0]
+    order = np.argsort(scaled @ longest)  # kept at even steps along the longest axis, so that few represent many
+    picked = draws[order][np.searchsorted(np.cumsum(weights[order]), (np.arange(KEPT) + 0.5) / KEPT).clip(max=DRAWS - 1)]
     notes = [f"predictive interval is rough: {effective:.0f} effective draws"] * (effective < 100)
     return picked, np.full(KEPT, 1 / KEPT), np.zeros((KEPT, len(theta), len(theta))), notes
+
+
+def _student(n: int, p: int, dof: int) -> np.ndarray:
+    """n quasi-random points of a p-dimensional Student t: a Kronecker sequence, whose errors fall as 1 / n rather than 1 / sqrt(n)."""
+    from scipy.special import chdtri, ndtri
+    golden = 2.0
+    for _ in range(60):
+        golden = (1 + golden) ** (1 / (p + 2))  # the root of g^(p + 2) = 1 + g, for p + 1 dimensions
+    u = (0.5 + np.arange(1, n + 1)[:, None] * golden ** -np.arange(1.0, p + 2)) % 1
+    return ndtri(u[:, :p]) / np.sqrt(chdtri(dof, u[:, p:]) / dof)

@@ -1,4 +1,4 @@
-"""What a fit knows, as a mixture: of one Student t (a linear law), of draws (a nonlinear law) or of one t per exponent (a law with a prior)."""
+"""What a fit knows, as a mixture: one Student t (a linear law), draws (a nonlinear law), or one t per exponent (a law with a prior)."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Predictive:
 
 @dataclass(frozen=True)
 class Result:
-    """One group's fit: estimates by parameter, posterior, sum of squares on the law's scale, starts, p-value of lack of fit (NaN: no replicates)."""
+    """One group's fit: estimates, posterior, sum of squares on the law's scale, starts, p-value of lack of fit (NaN: no replicates)."""
 
     estimates: dict[str, Estimate]
     posterior: Posterior

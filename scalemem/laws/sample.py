@@ -22,7 +22,7 @@ class Sample:
 
     @classmethod
     def of(cls, law: Law, x: Arrays, y: np.ndarray, also: Sequence[np.ndarray] = ()) -> Sample:
-        """Sorts the rows; replicates are rows of equal x and equal `also`. So the order of a table's rows changes nothing, not even rounding."""
+        """Sorts the rows, so that their order changes nothing, not even rounding; replicates are rows of equal x and equal `also`."""
         keys = [x[k] for k in law.predictors]
         order = np.lexsort((y, *reversed([*keys, *also])))
 

@@ -94,7 +94,7 @@ def proportion(hits: int, n: int, interval: float) -> Measured:
 
 
 def sd_ratio(first: tuple[float, int], second: tuple[float, int], interval: float) -> Measured:
-    """Ratio of two residual sds from (sum of squares, degrees of freedom), by F for independent ones (wider than needed if they are not)."""
+    """Ratio of two residual sds from (sum of squares, degrees of freedom), by F as if independent (too wide if they are not)."""
     from scipy.special import fdtri
     (s1, v1), (s2, v2), n = first, second, max(first[1], second[1])
     method = f"residual sd ratio, F({v1}, {v2})"
