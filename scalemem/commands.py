@@ -174,11 +174,12 @@ def fit(args: argparse.Namespace) -> Outcome:
     found = fitting.fit(table, args.law, where=args.where, interval=args.interval, **columns)
     found = forecasting.with_backtest(found, table, **({"interval": args.interval}))
     body = found.to_json()
+    if args.out:
+        Path(args.out).write_text(json.dumps(body, indent=1) + "\n")
     show.fits(console, {args.y: body})
     if found.dropped:
         console.print(f"{found.dropped} rows were left out by --where {args.where!r}", soft_wrap=True)
     if args.out:
-        Path(args.out).write_text(json.dumps(body, indent=1) + "\n")
         console.print(f"fit kept in {args.out}; try: scalemem forecast {args.out} --at " + " --at ".join(f"{k}=VALUE" for k in found.x))
     return body, 0
 
