@@ -1,0 +1,203 @@
+"""What all of a kind promise: one row for every registered generator, objective, optimizer, measure, architecture and law.
+
+A new file of a kind is one line in its registry and nothing here: it is tested as soon as it is registered.
+"""
+
+import dataclasses
+import inspect
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference_gpt as reference
+from conftest import MODEL, make_run
+
+from scalemem import accounting, data, laws, measure, models, objectives, optimizers, train
+from scalemem.spec import OptimizerSpec, SpecError
+
+RUN = make_run(n_items=12)
+KEYS = train.key(0, "data"), train.key(0, "probe")
+UNITS = ("_bits", "_nats", "_items", "_steps", "_exposures", "_tokens", "_flops", "_s")
+DIMENSIONLESS = ("fraction", "auc", "f1", "tpr", "rate", "probability", "count", "ratio", "accuracy", "per_param", "mia_")
+
+
+@pytest.fixture(scope="module")
+def params():
+    return models.init(MODEL, train.key(0, "init"))
+
+
+def one_line(thing):
+    """It says in its first line what it is, as a sentence of at most 140 characters."""
+    doc = inspect.getdoc(thing)
+    assert doc, f"{thing}: no docstring"
+    assert 10 < len(doc.splitlines()[0]) <= 140
+
+
+def unknown(get):
+    """An unknown name is one line that says what there is."""
+    with pytest.raises(SpecError, match="must be one of") as error:
+        get("no_such_name")
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", data.GENERATORS)
+def test_generator(name):
+    """Items are pure functions of (key, i); the entropy of one is positive and no more than its tokens can carry."""
+    generator, run = data.get(name), make_run(n_items=12, generator=name)
+    one_line(generator), one_line(generator.items), one_line(generator.entropy_bits)
+    tokens = generator.items(run, KEYS[0], jnp.arange(12))
+    assert tokens.shape == (12, MODEL.seq_len)
+    assert tokens.dtype == jnp.int32
+    assert 0 <= tokens.min() <= tokens.max() < MODEL.vocab_size
+    shuffled = np.random.default_rng(0).permutation(12)
+    np.testing.assert_array_equal(generator.items(run, KEYS[0], jnp.asarray(shuffled)), np.asarray(tokens)[shuffled])
+    np.testing.assert_array_equal(jax.jit(lambda i: generator.items(run, KEYS[0], i))(jnp.arange(5)), tokens[:5])
+    np.testing.assert_array_equal(generator.items(make_run(n_items=99, generator=name), KEYS[0], jnp.arange(12)), tokens)
+    assert not np.array_equal(generator.items(run, KEYS[1], jnp.arange(12)), tokens)
+    entropy = generator.entropy_bits(run)
+    assert isinstance(entropy, float)
+    assert 0 < entropy <= (MODEL.seq_len - 1) * math.log2(MODEL.vocab_size)
+    counted = accounting.data_bits(run)
+    assert math.isnan(counted) or counted == pytest.approx(12 * entropy)
+
+
+@pytest.mark.parametrize("name", objectives.OBJECTIVES)
+def test_objective(name, params):
+    """A sum over the batch, linear in its weights: rows of weight 0 count for nothing, and have no gradient."""
+    objective, apply = objectives.get(name), models.apply(MODEL)
+    one_line(objective), one_line(inspect.getmodule(objective))
+    tokens = data.get("uniform").items(RUN, KEYS[0], jnp.arange(6))
+    f = jax.jit(jax.value_and_grad(lambda p, t, w: objective(apply, p, t, w)))
+    value, grads = f(params, tokens, jnp.ones(6))
+    assert value.shape == ()
+    assert value.dtype == jnp.float32
+    assert math.isfinite(value)
+    assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, params)
+    again, _ = f(params, tokens, jnp.ones(6))
+    assert float(again) == float(value)
+    parts = [f(params, tokens, jnp.asarray(w, jnp.float32)) for w in ([1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1])]
+    assert float(parts[0][0] + parts[1][0]) == pytest.approx(float(value), rel=1e-5)
+    total = reference.leaves(jax.tree.map(lambda a, b: a + b, parts[0][1], parts[1][1]))
+    for path, g in reference.leaves(grads).items():
+        np.testing.assert_allclose(total[path], g, rtol=1e-4, atol=1e-5 * max(1, np.abs(g).max()), err_msg=path)
+    nothing, zero = f(params, tokens, jnp.zeros(6))
+    assert float(nothing) == 0
+    assert not any(np.any(g) for g in jax.tree.leaves(zero))
+
+
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_optimizer(name):
+    """Its numbers may be traced; its state keeps shape and type; a step along -update lowers a bowl."""
+    spec = OptimizerSpec(peak_lr=0.01, name=name)
+
+    @jax.jit
+    def descend(k, start):
+        optimizer = optimizers.direction(name, k)
+        state = optimizer.init(start)
+
+        def step(_, carry):
+            p, state = carry
+            update, state = optimizer.update({"w": 2 * p["w"]}, state, p)
+            return jax.tree.map(lambda p, u: p - k["peak_lr"] * u, p, update), state
+
+        return jax.lax.fori_loop(0, 50, step, (start, state))
+
+    start = {"w": jnp.linspace(-2, 3, 6)}
+    (end, state), (again, _) = (descend(optimizers.knobs(spec), start) for _ in range(2))
+    assert float((end["w"] ** 2).sum()) < 0.9 * float((start["w"] ** 2).sum())
+    assert {x.shape for x in jax.tree.leaves(state)} <= {(), (6,)}
+    np.testing.assert_array_equal(end["w"], again["w"])
+    faster, _ = descend(optimizers.knobs(dataclasses.replace(spec, peak_lr=0.02)), start)
+    assert not np.array_equal(faster["w"], end["w"])
+    assert descend._cache_size() == 1
+
+
+@pytest.mark.parametrize("name", measure.MEASURES)
+def test_measure(name, params):
+    """Finite on a fresh model, pure, in named units, and never more bits than the data have."""
+    f = measure.get(name)
+    one_line(f), one_line(inspect.getmodule(f))
+    first, second = (f(RUN, params, *KEYS) for _ in range(2))
+    assert first == second
+    assert first
+    for column, value in first.items():
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", column)
+        assert any(unit in f"{column}_" for unit in (f"{u}_" for u in UNITS)) or any(word in column for word in DIMENSIONLESS), column
+        assert type(value) is float, column
+        assert math.isfinite(value), column
+        if column.startswith("memorized_bits"):
+            assert value <= accounting.data_bits(RUN) * (8 / 7 if column.endswith("_paper") else 1)
+
+
+def test_measures_do_not_share_columns(params):
+    columns = [column for name in measure.MEASURES for column in measure.get(name)(RUN, params, *KEYS)]
+    assert len(columns) == len(set(columns))
+    assert not set(columns) & set(accounting.summary(RUN))
+
+
+@pytest.mark.parametrize("name", models.ARCHITECTURES)
+def test_architecture(name):
+    """Parameters as counted, initial values by key, float32 logits, causal, close to a guess before training."""
+    one_line(models.ARCHITECTURES[name]), one_line(inspect.getmodule(models.ARCHITECTURES[name]))
+    spec = dataclasses.replace(MODEL, arch=name)
+    shapes, first, second = models.shape(spec), *(models.init(spec, train.key(seed, "init")) for seed in (0, 0))
+    assert sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)) == accounting.n_params(spec)
+    assert jax.tree.map(jnp.shape, first) == jax.tree.map(lambda x: x.shape, shapes)
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    other = models.init(spec, train.key(1, "init"))
+    assert any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(other), strict=True))
+    apply = jax.jit(models.apply(spec))
+    tokens = data.get("uniform").items(RUN, KEYS[0], jnp.arange(4))
+    logits = apply(first, tokens)
+    assert logits.shape == (4, MODEL.seq_len, MODEL.vocab_size)
+    assert logits.dtype == jnp.float32
+    assert np.abs(logits).max() < 1
+    np.testing.assert_array_equal(apply(first, tokens.at[:, 5:].set(0))[:, :5], logits[:, :5])
+    np.testing.assert_allclose(models.apply(spec)(first, tokens[:2, :5]), logits[:2, :5], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", laws.names())
+def test_law(name):
+    """A plain function of named numbers, finite where it starts, with units, a formula that names them, and exact gradients."""
+    law, rng = laws.get(name), np.random.default_rng(0)
+    assert law.name == name
+    assert re.match(r"\w+ = ", law.formula)
+    assert law.source, "a law says where it is from"
+    assert law.unidentifiable
+    for parameter in law.names:
+        assert re.search(rf"\b{parameter}\b", law.formula), f"{parameter} is not in the formula"
+    for p in law.parameters:
+        assert p.unit.format(y="bits", **dict.fromkeys(law.predictors, "x"))
+    x = {key: np.exp(rng.uniform(3, 8, 20)) for key in law.predictors} | {"1": np.ones(20)}
+    y = np.exp(rng.normal(1, 0.3, 20)) if law.limits[1] > 10 else rng.uniform(0.55, 0.95, 20)
+    if law.shape is None:
+        starts = law.starts(x, y)
+    else:  # its parameters are integrated out or solved for, not searched: where the prior is
+        starts = [np.array([p.prior[0] if p.prior else 1.0 for p in law.parameters])]
+    assert starts
+    low, high = law.bounds()
+    for theta in starts:
+        assert ((low <= theta) & (theta <= high)).all()
+        value = law.predict(x, theta)
+        assert value.shape == (20,)
+        assert np.isfinite(value).all()
+        np.testing.assert_array_equal(law.predict(x, theta), value)
+    theta = starts[0]
+    slopes = np.stack([(law.predict(x, theta + h) - law.predict(x, theta - h)) / 2e-6 for h in 1e-6 * np.eye(len(theta))], -1)
+    np.testing.assert_allclose(law.gradient(x, theta), slopes, rtol=1e-4, atol=1e-5 * (1 + np.abs(slopes).max()))
+
+
+@pytest.mark.parametrize("get", [data.get, objectives.get, optimizers.get, measure.get,
+                                 lambda name: models.shape(dataclasses.replace(MODEL, arch=name))])
+def test_an_unknown_name_is_one_line(get):
+    unknown(get)
+
+
+@pytest.mark.parametrize("registry", [data.GENERATORS, objectives.OBJECTIVES, optimizers.OPTIMIZERS, measure.MEASURES, models.ARCHITECTURES])
+def test_names_are_names(registry):
+    assert registry
+    for name in registry:
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", name)
