@@ -19,6 +19,7 @@ from scalemem import execute
 from scalemem.pack import Pack
 from scalemem.spec import RunSpec, SpecError, run_id
 from scalemem.store import Store
+from scalemem.sweep import Sweep
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -50,12 +51,12 @@ def choose(executor: str) -> tuple[str, int]:
     return executor, len(devices) if executor == "shard" else 0
 
 
-def run(runs: Sequence[RunSpec], store: Store, executor: str = "auto", workers: int | None = None,
+def run(sweep: Sweep | Sequence[RunSpec], store: Store, executor: str = "auto", workers: int | None = None,
         report: Report = lambda event: None) -> dict[str, int]:
-    """Runs what `runs` has and the store lacks, and returns how many runs ended how; the same call goes on after a stop.
+    """Runs what `sweep` has and the store lacks, and returns how many runs ended how; the same call goes on after a stop.
 
     Args:
-      runs: the sweep's runs.
+      sweep: a Sweep, or its runs.
       store: opened for writing; this call holds it.
       executor: "cpu" (one pinned process a core), "vmap", "shard", or "auto".
       workers: processes of the "cpu" executor; the cores that may be used, by default.
@@ -68,6 +69,7 @@ def run(runs: Sequence[RunSpec], store: Store, executor: str = "auto", workers: 
       Interrupted: SIGINT or SIGTERM.
     """
     how, devices = choose(executor)
+    runs = sweep.runs() if isinstance(sweep, Sweep) else sweep
     with store.writer(), _sigterm_as_interrupt():
         packs = execute.plan(runs, store, "map" if how == "cpu" else how, max(1, devices))
         workers = max(1, min(workers or len(cores()), len(packs)))
