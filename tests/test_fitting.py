@@ -64,6 +64,14 @@ def test_noisy_recovery(name, seed):
         assert e.high - e.low < 2.5 * abs(GRIDS[name][1][k])
 
 
+def test_an_exposure_curve_with_hardly_any_noise_gives_its_exponent():
+    """The data overrule the prior: g = 0.2 lies three of its standard deviations away."""
+    e = np.geomspace(100, 1e5, 8)
+    found = fit(pa.table({"e": e, "y": 3 - 2 * e**-0.2}), "exposure", y="y", x="e", noise_sd=1e-7, misfit_sd=0.0).at().parameters
+    assert {k: v.value for k, v in found.items()} == pytest.approx({"a": 3, "c": 2, "g": 0.2}, rel=1e-4)
+    assert found["a"].high - found["a"].low < 1e-4
+
+
 def within_binomial_band(hits, n, p):
     """Fails once in ten thousand seeds if the coverage is p."""
     return stats.binom.ppf(5e-5, n, p) <= hits <= stats.binom.ppf(1 - 5e-5, n, p)

@@ -19,7 +19,7 @@ from scalemem.laws.posterior import Estimate, Posterior, Predictive, Result
 from scalemem.laws.sample import Sample
 from scalemem.tables import TooFewRows
 
-GRID = 81  # points over the prior's mean +- 4 sd
+GRID = 41  # points, at first over the prior's mean +- 4 sd
 
 
 def pooled_noise(law: Law, samples: list[Sample], known: float | None) -> tuple[float, float]:
@@ -41,10 +41,34 @@ def integrate(law: Law, s: Sample, *, interval: float, noise_sd: float, dof: flo
                          f"with {len(linear)} distinct x; add runs")
     noise_sd = max(noise_sd, 1e-9 * float(np.abs(s.y).max()))
     mean, sd = law.parameters[j].prior or (0.0, 1.0)
+    grid = np.linspace(mean - 4 * sd, mean + 4 * sd, GRID)
+    for _ in range(12):  # the grid closes in until the posterior is wider than its steps
+        points, covariances, log_weight, chi2, sse = _on_grid(law, s, grid, j, linear, (mean, sd), noise_sd, misfit_sd)
+        weights = np.exp(log_weight - log_weight.max())
+        weights /= weights.sum()
+        middle = float(weights @ grid)
+        spread, step = math.sqrt(float(weights @ (grid - middle) ** 2)), grid[1] - grid[0]
+        if spread > 1.5 * step:
+            break
+        grid = np.linspace(middle - max(6 * spread, 3 * step), middle + max(6 * spread, 3 * step), GRID)
+    best, moved, keep = int(np.argmin(chi2)), spread / sd, weights > 1e-7
+    posterior = Posterior(weights[keep] / weights[keep].sum(), points[keep], covariances[keep], noise_sd, misfit_sd, dof,
+                          np.zeros((0, len(law.names))))
+    from scipy.special import chdtrc
+    spare = len(s) - len(linear)
+    p_fit = float(chdtrc(spare, chi2[best]))
+    notes = [f"{law.names[j]} is set by its prior: the data leave {100 * moved:.0f} % of its spread"] * (moved > 0.8)
+    notes += [f"lack of fit (p = {p_fit:.2g}): residuals exceed run noise {noise_sd:.3g} and misfit {misfit_sd:.3g}"] * (p_fit < 0.01)
+    estimates = {p.name: _estimate(posterior, k, p.log, p.unit, interval) for k, p in enumerate(law.parameters)}
+    return Result(estimates, posterior, float(sse[best]), 1, 1, p_fit, tuple(notes))
+
+
+def _on_grid(law: Law, s: Sample, grid: np.ndarray, j: int, linear: list[int], prior: tuple[float, float], noise_sd: float,
+             misfit_sd: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """theta, the covariance of its linear part, the log weight, chi^2 and the sum of squares at each value of parameter j."""
     ratio, ends = (misfit_sd / noise_sd) ** 2, s.blocks[np.linspace(0, len(s.blocks) - 1, len(linear)).round().astype(int)]
-    points = np.zeros((GRID, len(law.names)))
-    covariances = np.zeros((GRID, *(2 * points.shape[1:])))
-    points[:, j] = np.linspace(mean - 4 * sd, mean + 4 * sd, GRID)
+    points, covariances = np.zeros((GRID, len(law.names))), np.zeros((GRID, len(law.names), len(law.names)))
+    points[:, j] = grid
     log_weight, chi2, sse = np.zeros(GRID), np.zeros(GRID), np.zeros(GRID)
     for k, theta in enumerate(points):
         offset, basis = law.basis(s.x, theta)
@@ -56,21 +80,9 @@ def integrate(law: Law, s: Sample, *, interval: float, noise_sd: float, dof: flo
         theta[linear] = beta / size
         covariances[k][np.ix_(linear, linear)] = half @ half.T
         chi2[k], sse[k] = np.sum((s.whiten(rest, ratio) / noise_sd) ** 2), np.sum(rest**2)
-        log_weight[k] = (-((theta[j] - mean) / sd) ** 2 / 2 - chi2[k] / 2 - np.log(np.abs(np.diag(r))).sum()
+        log_weight[k] = (-((theta[j] - prior[0]) / prior[1]) ** 2 / 2 - chi2[k] / 2 - np.log(np.abs(np.diag(r))).sum()
                          + np.linalg.slogdet((basis / size)[ends])[1])
-    weights = np.exp(log_weight - log_weight.max())
-    best, weights = int(np.argmin(chi2)), weights / weights.sum()
-    moved = float(np.sqrt(weights @ points[:, j] ** 2 - (weights @ points[:, j]) ** 2)) / sd
-    keep = weights > 1e-7
-    posterior = Posterior(weights[keep] / weights[keep].sum(), points[keep], covariances[keep], noise_sd, misfit_sd, dof,
-                          np.zeros((0, len(law.names))))
-    from scipy.special import chdtrc
-    spare = len(s) - len(linear)
-    p_fit = float(chdtrc(spare, chi2[best]))
-    notes = [f"{law.names[j]} is set by its prior: the data leave {100 * moved:.0f} % of its spread"] * (moved > 0.8)
-    notes += [f"lack of fit (p = {p_fit:.2g}): residuals exceed run noise {noise_sd:.3g} and misfit {misfit_sd:.3g}"] * (p_fit < 0.01)
-    estimates = {p.name: _estimate(posterior, k, p.log, p.unit, interval) for k, p in enumerate(law.parameters)}
-    return Result(estimates, posterior, float(sse[best]), GRID, GRID, p_fit, tuple(notes))
+    return points, covariances, log_weight, chi2, sse
 
 
 def _estimate(posterior: Posterior, k: int, log: bool, unit: str, interval: float) -> Estimate:
