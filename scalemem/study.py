@@ -120,7 +120,8 @@ def shown(name: str, table: pa.Table, result: claims.StudyResult) -> list[dict[s
     for entry in head.get("derive", []):
         if entry.get("table", "runs") == "runs":
             table = tables.derive(table, entry["name"], entry["expression"], entry.get("unit", ""))
-    return [_show(section, table, result) for section in head.get("show", [])]
+    made = (_show(section, table, result) for section in head.get("show", []))
+    return [content for content in made if content["rows"]]
 
 
 def _show(section: dict[str, Any], table: pa.Table, result: claims.StudyResult) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def _show(section: dict[str, Any], table: pa.Table, result: claims.StudyResult) 
         for row in rows:
             same = [r[section["best"]] for r in rows if all(r[k] == row[k] for k in size)]
             row["largest"] = row[section["best"]] == max(same)
-    return {"title": section["title"], "columns": list(rows[0]) if rows else section["group"] + section["columns"], "rows": rows}
+    return {"title": section["title"], "columns": list(rows[0]) if rows else [], "rows": rows}
 
 
 def _converged(section: dict[str, Any], row: dict[str, Any], result: claims.StudyResult) -> str:

@@ -14,8 +14,8 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
 
-from scalemem.spec import DataSpec, ModelSpec, OptimizerSpec, Probe, RunSpec, Stage
-from scalemem.store import Store
+from scalemem.spec import DataSpec, ModelSpec, OptimizerSpec, Probe, RunSpec, Stage  # noqa: E402
+from scalemem.store import Store  # noqa: E402
 
 MODEL = ModelSpec(d_model=8, n_layers=1, n_heads=2, vocab_size=32, seq_len=8)
 SLOTS, ROWS, SIZE = 16, 5, 8  # the one program: room for 16 items, 5 rows a pass, 8 runs; what execute.plan makes of these runs
