@@ -47,7 +47,8 @@ def settle(cores: str) -> int:
 
 def serve(step: Callable[[], float]) -> None:
     """For each line with a number of seconds: `step`s for that long, then a line with the work done and the time it took."""
-    step(), step()
+    step()
+    step()
     print("ready", flush=True)
     for line in iter(sys.stdin.readline, ""):
         until, done, began = float(line), 0.0, time.perf_counter()

@@ -63,7 +63,6 @@ def ours(shape: Shape) -> Callable[[], float]:
 def peak() -> Callable[[], float]:
     """Products of square float32 matrices in XLA; gives the FLOPs."""
     import jax
-    import jax.numpy as jnp
 
     b = jax.random.normal(jax.random.key(0), (PEAK_SIDE, PEAK_SIDE)) / PEAK_SIDE**0.5
     chain = jax.jit(lambda a: jax.lax.fori_loop(0, 20, lambda i, a: a @ b, a))
@@ -86,7 +85,7 @@ class Contender:
         for process in self.processes:
             assert process.stdout
             if process.stdout.readline().strip() != "ready":
-                raise SystemExit(f"{process.args}: did not start; see its message above")  # type: ignore[str-bytes-safe]
+                raise SystemExit(f"{process.args}: did not start; see its message above")
 
     def measure(self, seconds: float) -> float:
         for process in self.processes:

@@ -4,11 +4,12 @@ Every layer is a function that returns its value and a function from the value's
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
 
-def float64(params):
+def float64(params) -> Any:
     """A nested dict of arrays as float64."""
     if isinstance(params, dict):
         return {key: float64(value) for key, value in params.items()}
@@ -22,7 +23,7 @@ def leaves(tree, path=""):
     return {k: v for key, value in tree.items() for k, v in leaves(value, f"{path}/{key}").items()}
 
 
-def tree_map(f, *trees):
+def tree_map(f, *trees) -> Any:
     if isinstance(trees[0], dict):
         return {key: tree_map(f, *(t[key] for t in trees)) for key in trees[0]}
     return f(*trees)

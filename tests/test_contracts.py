@@ -29,11 +29,12 @@ def params():
     return models.init(MODEL, train.key(0, "init"))
 
 
-def one_line(thing):
-    """It says in its first line what it is, as a sentence of at most 140 characters."""
-    doc = inspect.getdoc(thing)
-    assert doc, f"{thing}: no docstring"
-    assert 10 < len(doc.splitlines()[0]) <= 140
+def one_line(*things):
+    """Each says in its first line what it is, as a sentence of at most 140 characters."""
+    for thing in things:
+        doc = inspect.getdoc(thing)
+        assert doc, f"{thing}: no docstring"
+        assert 10 < len(doc.splitlines()[0]) <= 140
 
 
 def unknown(get):
@@ -47,7 +48,7 @@ def unknown(get):
 def test_generator(name):
     """Items are pure functions of (key, i); the entropy of one is positive and no more than its tokens can carry."""
     generator, run = data.get(name), make_run(n_items=12, generator=name)
-    one_line(generator), one_line(generator.items), one_line(generator.entropy_bits)
+    one_line(generator, generator.items, generator.entropy_bits)
     tokens = generator.items(run, KEYS[0], jnp.arange(12))
     assert tokens.shape == (12, MODEL.seq_len)
     assert tokens.dtype == jnp.int32
@@ -68,7 +69,7 @@ def test_generator(name):
 def test_objective(name, params):
     """A sum over the batch, linear in its weights: rows of weight 0 count for nothing, and have no gradient."""
     objective, apply = objectives.get(name), models.apply(MODEL)
-    one_line(objective), one_line(inspect.getmodule(objective))
+    one_line(objective, inspect.getmodule(objective))
     tokens = data.get("uniform").items(RUN, KEYS[0], jnp.arange(6))
     f = jax.jit(jax.value_and_grad(lambda p, t, w: objective(apply, p, t, w)))
     value, grads = f(params, tokens, jnp.ones(6))
@@ -112,14 +113,14 @@ def test_optimizer(name):
     np.testing.assert_array_equal(end["w"], again["w"])
     faster, _ = descend(optimizers.knobs(dataclasses.replace(spec, peak_lr=0.02)), start)
     assert not np.array_equal(faster["w"], end["w"])
-    assert descend._cache_size() == 1
+    assert descend._cache_size() == 1  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", measure.MEASURES)
 def test_measure(name, params):
     """Finite on a fresh model, pure, in named units, and never more bits than the data have."""
     f = measure.get(name)
-    one_line(f), one_line(inspect.getmodule(f))
+    one_line(f, inspect.getmodule(f))
     first, second = (f(RUN, params, *KEYS) for _ in range(2))
     assert first == second
     assert first
@@ -141,7 +142,7 @@ def test_measures_do_not_share_columns(params):
 @pytest.mark.parametrize("name", models.ARCHITECTURES)
 def test_architecture(name):
     """Parameters as counted, initial values by key, float32 logits, causal, close to a guess before training."""
-    one_line(models.ARCHITECTURES[name]), one_line(inspect.getmodule(models.ARCHITECTURES[name]))
+    one_line(models.ARCHITECTURES[name], inspect.getmodule(models.ARCHITECTURES[name]))
     spec = dataclasses.replace(MODEL, arch=name)
     shapes, first, second = models.shape(spec), *(models.init(spec, train.key(seed, "init")) for seed in (0, 0))
     assert sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)) == accounting.n_params(spec)
@@ -173,10 +174,8 @@ def test_law(name):
         assert p.unit.format(y="bits", **dict.fromkeys(law.predictors, "x"))
     x = {key: np.exp(rng.uniform(3, 8, 20)) for key in law.predictors} | {"1": np.ones(20)}
     y = np.exp(rng.normal(1, 0.3, 20)) if law.limits[1] > 10 else rng.uniform(0.55, 0.95, 20)
-    if law.shape is None:
-        starts = law.starts(x, y)
-    else:  # its parameters are integrated out or solved for, not searched: where the prior is
-        starts = [np.array([p.prior[0] if p.prior else 1.0 for p in law.parameters])]
+    prior = [np.array([p.prior[0] if p.prior else 1.0 for p in law.parameters])]
+    starts = law.starts(x, y) if law.shape is None else prior  # what has a prior is integrated out, not searched
     assert starts
     low, high = law.bounds()
     for theta in starts:
@@ -196,7 +195,8 @@ def test_an_unknown_name_is_one_line(get):
     unknown(get)
 
 
-@pytest.mark.parametrize("registry", [data.GENERATORS, objectives.OBJECTIVES, optimizers.OPTIMIZERS, measure.MEASURES, models.ARCHITECTURES])
+@pytest.mark.parametrize("registry", [data.GENERATORS, objectives.OBJECTIVES, optimizers.OPTIMIZERS, measure.MEASURES,
+                                      models.ARCHITECTURES])
 def test_names_are_names(registry):
     assert registry
     for name in registry:

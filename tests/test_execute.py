@@ -174,6 +174,7 @@ def test_a_checkpoint_without_its_states_is_done_again(store, undisturbed):
     assert rows(store) == undisturbed
 
 
+@pytest.mark.filterwarnings("ignore::scalemem.durable.StoreWarning")
 def test_a_run_lost_from_the_store_while_its_pack_goes_on_keeps_its_curve(store, undisturbed):
     """The short run finished, its part was damaged, and the checkpoint is from later: the pack still knows its curve."""
     assert not execute.work(make_pack(RUNS), store, stopping=lambda: store.finished() != {})

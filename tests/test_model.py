@@ -37,8 +37,8 @@ def batch(spec, rows=5, seed=2):
 def test_loss_and_gradients_are_those_of_the_numpy_reference(name):
     spec = dataclasses.replace(SMALL, **SWITCHES[name])
     params, tokens, weights = perturbed(spec), batch(spec), np.array([1.0, 1, 0, 1, 1])
-    loss = jax.jit(jax.value_and_grad(lambda p: objectives.get("next_token")(models.apply(spec), p, tokens, jnp.asarray(weights, jnp.float32))))
-    value, grads = loss(params)
+    objective, apply, w = objectives.get("next_token"), models.apply(spec), jnp.asarray(weights, jnp.float32)
+    value, grads = jax.jit(jax.value_and_grad(lambda p: objective(apply, p, tokens, w)))(params)
     expected, expected_grads = reference.loss_and_grads(spec, params, tokens, weights)
     assert float(value) == pytest.approx(expected, rel=1e-5)
     got, wanted = reference.leaves(grads), reference.leaves(expected_grads)
@@ -78,7 +78,8 @@ def test_loss_and_gradients_are_those_of_pytorch():
         return F.linear(x, p[f"{name}/w"].T, p[f"{name}/b"])
 
     x = p["/tokens"][t[:, :-1]] + p["/positions"][: t.shape[1] - 1]
-    q, k, v = (a.unflatten(-1, (2, d // 2)).transpose(1, 2) for a in linear("/blocks/0/attention/qkv", norm("/blocks/0/norm_1", x)).split(d, -1))
+    qkv = linear("/blocks/0/attention/qkv", norm("/blocks/0/norm_1", x))
+    q, k, v = (a.unflatten(-1, (2, d // 2)).transpose(1, 2) for a in qkv.split(d, -1))
     x = x + linear("/blocks/0/attention/out", F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
     x = x + linear("/blocks/0/mlp/down", F.gelu(linear("/blocks/0/mlp/up", norm("/blocks/0/norm_2", x)), approximate="tanh"))
     loss = F.cross_entropy((norm("/norm", x) @ p["/tokens"].T).flatten(0, 1), t[:, 1:].flatten(), reduction="sum")
@@ -104,7 +105,7 @@ def test_a_later_token_changes_no_earlier_logit():
 def test_rotary_attention_sees_distances_only():
     spec = dataclasses.replace(SMALL, position="rotary", seq_len=12)
     apply, params = models.apply(spec), perturbed(spec)
-    same = np.full((1, 8), 3)  # constant tokens: without positions every place is alike
+    same = jnp.full((1, 8), 3)  # constant tokens: without positions every place is alike
     logits = np.asarray(apply(params, same))
     np.testing.assert_allclose(logits, np.broadcast_to(logits[:, :1], logits.shape), rtol=0, atol=2e-6 * np.abs(logits).max())
 
@@ -152,7 +153,8 @@ def test_the_tree_has_the_published_number_of_parameters(cell):
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_tree_has_as_many_parameters_as_are_counted(norm, position, mlp, tied):
     for n_layers, d in ((0, 24), (2, 40)):
-        spec = ModelSpec(d_model=d, n_layers=n_layers, n_heads=2, vocab_size=37, seq_len=9, norm=norm, position=position, mlp=mlp, tied=tied)
+        spec = ModelSpec(d_model=d, n_layers=n_layers, n_heads=2, vocab_size=37, seq_len=9, norm=norm, position=position, mlp=mlp,
+                         tied=tied)
         assert count(spec) == accounting.n_params(spec)
 
 
@@ -192,5 +194,6 @@ def test_an_arrays_initial_values_do_not_depend_on_the_others():
 
 
 def test_keys_of_different_purposes_and_seeds_differ():
-    keys = {tuple(np.asarray(jax.random.key_data(train.key(seed, name)))) for seed in range(3) for name in ("init", "data", "order", "probe")}
+    names = ("init", "data", "order", "probe")
+    keys = {tuple(np.asarray(jax.random.key_data(train.key(seed, name)))) for seed in range(3) for name in names}
     assert len(keys) == 12
