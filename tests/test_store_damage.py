@@ -222,6 +222,9 @@ def test_a_read_only_store_is_read(store, monkeypatch):
 
 # -- several processes ------------------------------------------------------------------------------------------------
 
+# Python 3.12 and JAX, where other tests of the session have loaded it, warn of any fork
+FORKS = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning", "ignore:os.fork:RuntimeWarning")
+
 WRITER = """
     import sys, time
     sys.path[:0] = {paths!r}
@@ -307,7 +310,7 @@ def _hold(ready, rest):
     time.sleep(rest)
 
 
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@FORKS
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_children_do_not_keep_the_lock(store, method):
     context = multiprocessing.get_context(method)
@@ -330,6 +333,7 @@ def test_children_do_not_keep_the_lock(store, method):
         popen.wait()
 
 
+@FORKS
 def test_a_fork_appends_to_a_manifest_of_its_own(store):
     store.append_tables(pack(["a"]))
     pid = os.fork()
