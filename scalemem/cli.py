@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     s.add_argument("--split", metavar="COLUMN", help="column that is 1 where a row is fitted and 0 where it is predicted")
     s = command("figure", "draw a study's figure again from its store", ("NAME", "a study"))
     running(s)
-    s.add_argument("--out", metavar="FILE", help="default: runs/NAME/NAME.png")
+    s.add_argument("--out", metavar="FILE", help="default: runs/NAME/NAME.SCALE.png")
     s = command("export", "write the table of runs to a file", ("STORE", "a store's directory"), ("OUT", ".csv or .parquet"))
     s.add_argument("--table", default="runs", help="runs (default) or curves")
     return top

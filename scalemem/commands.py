@@ -8,10 +8,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from scalemem import study as studies_
-from scalemem.durable import StoreError
+from scalemem.durable import StoreError, write_whole
 from scalemem.spec import SpecError, run_id
 from scalemem.store import Store
+from scalemem.sweep import Sweep
 from scalemem.tables import TableError
 
 BAD_INPUT = (SpecError, StoreError, TableError)
@@ -30,7 +33,7 @@ def _console(args: argparse.Namespace) -> Any:
     console = Console(stderr=args.json, highlight=False)
     if not console.is_terminal:
         console = Console(stderr=args.json, highlight=False, width=140)
-    warnings.showwarning = lambda message, *_, **__: console.print(f"[yellow]warning:[/] {message}", soft_wrap=True)
+    warnings.showwarning = lambda message, *_, **__: console.print(f"[yellow]warning:[/] {escape(str(message))}", soft_wrap=True)
     return console
 
 
@@ -38,15 +41,15 @@ def _folder(name: str) -> Path:
     return Path("runs") / Path(name).stem
 
 
-def _runs(args: argparse.Namespace, name: str) -> tuple[list[Any], Path]:
-    sweep = studies_.sweep(name, args.scale)
-    return sweep.runs(), Path(args.store) if args.store else _folder(name) / "store"
+def _sweep(args: argparse.Namespace, name: str) -> tuple[Sweep, Path]:
+    return studies_.sweep(name, args.scale), Path(args.store) if args.store else _folder(name) / "store"
 
 
-def _execute(args: argparse.Namespace, name: str, console: Any) -> tuple[Store, list[Any], dict[str, int]]:
+def _execute(args: argparse.Namespace, name: str, console: Any) -> tuple[Store, Sweep, dict[str, int]]:
     from scalemem import execute, launch, show
 
-    runs, path = _runs(args, name)
+    sweep, path = _sweep(args, name)
+    runs = sweep.runs()
     if args.workers is not None and args.workers < 1:
         raise SpecError(f"--workers {args.workers}: must be at least 1; leave it out to use every core")
     execute.check(runs)
@@ -58,7 +61,7 @@ def _execute(args: argparse.Namespace, name: str, console: Any) -> tuple[Store, 
     except launch.Interrupted:
         left = len(store.missing(runs))
         raise Stopped(f"{len(runs) - left} of {len(runs)} runs are in {path}; the same command goes on from there.") from None
-    return store, runs, counts
+    return store, sweep, counts
 
 
 def study(args: argparse.Namespace) -> Outcome:
@@ -66,35 +69,42 @@ def study(args: argparse.Namespace) -> Outcome:
     from scalemem import show
 
     console, name = _console(args), args.name
-    head, _ = studies_.definition(name), studies_.sweep(name, args.scale)
-    console.print(f"[bold]{head.get('title', name)}[/]  {head.get('source', '')}", soft_wrap=True)
-    store, runs, counts = _execute(args, name, console)
-    table = studies_.runs_table(store, runs)
-    result = studies_.evaluate(name, table)
+    head, _ = studies_.definition(name, args.scale), studies_.sweep(name, args.scale)
+    studies_.find(name, "figures")
+    console.print(f"[bold]{escape(head.get('title', name))}[/]  {escape(head.get('source', ''))}", soft_wrap=True)
+    store, sweep, counts = _execute(args, name, console)
+    if not counts["done"]:
+        console.print(f"No run is done: {counts['diverged']} diverged, {counts['failed']} failed; see scalemem status {store.path}", soft_wrap=True)
+        return {"store": str(store.path), "runs": counts}, 1
+    table = studies_.runs_table(store, sweep)
+    result = studies_.evaluate(name, args.scale, table)
     out = Path(args.out) if args.out else _folder(name)
     out.mkdir(parents=True, exist_ok=True)
-    stem = Path(name).stem
-    body = studies_.save(out / f"{stem}.{args.scale}.json", name, args.scale, table, result)
+    stem = f"{Path(name).stem}.{args.scale}"
+    body = studies_.save(out / f"{stem}.json", name, args.scale, table, result)
     show.result(console, body)
     picture = studies_.figure(name, table, result, out / f"{stem}.png")
     body |= {"store": str(store.path), "figure": str(picture), "runs": counts}
-    console.print(f"figure {picture}   result {out / f'{stem}.{args.scale}.json'}   store {store.path}", soft_wrap=True)
+    console.print(f"figure {picture}   result {out / stem}.json   store {store.path}", soft_wrap=True)
     failed = any(c["verdict"] == "FAILS" for c in body["claims"]) and args.check
     return body, 1 if failed or counts["failed"] else 0
 
 
 def studies(args: argparse.Namespace) -> Outcome:
     """A list of studies with their last verdicts: of this folder's runs, or else those kept in the repository."""
+    from scalemem import show
+
     console, rows = _console(args), []
     for name in studies_.names():
-        head, last = studies_.definition(name), studies_.last(name)
+        last = studies_.last(name)
+        head = studies_.definition(name, last.get("scale", "laptop"))
         verdicts = {c["id"]: {"verdict": c["verdict"], "value": c["value"], "low": c["low"], "high": c["high"]} for c in last.get("claims", [])}
         rows.append({"name": name, "title": head.get("title", ""), "source": head.get("source", ""), "scale": last.get("scale"),
                      "claims": [c["text"] for c in head.get("claim", [])], "verdicts": verdicts})
         console.print(f"[bold]{name}[/]  {head.get('title', '')}\n  {head.get('source', '')}", soft_wrap=True)
         for claim in head.get("claim", []):
             said = verdicts.get(claim["id"])
-            text = f"{said['verdict']} ({said['value']}, {last['scale']})" if said else "not run yet"
+            text = f"{said['verdict']} ({show.number(said['value'])}, scale {last['scale']})" if said else "not run yet"
             console.print(f"  {claim['id']}: {text}", soft_wrap=True)
     return rows, 0
 
@@ -104,7 +114,8 @@ def plan(args: argparse.Namespace) -> Outcome:
     from scalemem import execute, launch, show
 
     console = _console(args)
-    runs, path = _runs(args, args.sim)
+    sweep, path = _sweep(args, args.sim)
+    runs = sweep.runs()
     store = Store.open(path) if (path / "store.json").exists() else None
     packs = execute.plan(runs, store)
     shapes: dict[Any, list[Any]] = {}
@@ -140,7 +151,7 @@ def status(args: argparse.Namespace) -> Outcome:
     for worker in found["workers"]:
         console.print(f"  running on {worker['host']} in process {worker['pid']}: {len(worker['run_ids'])} runs", soft_wrap=True)
     for key, failure in list(found["failures"].items())[:20]:
-        console.print(f"  [red]failed[/] {key}: {failure['reason']}", soft_wrap=True)
+        console.print(f"  [red]failed[/] {key}: {escape(failure['reason'])}", soft_wrap=True)
     return found, 0
 
 
@@ -175,7 +186,7 @@ def fit(args: argparse.Namespace) -> Outcome:
     found = forecasting.with_backtest(found, table, **({"interval": args.interval}))
     body = found.to_json()
     if args.out:
-        Path(args.out).write_text(json.dumps(body, indent=1) + "\n")
+        write_whole(Path(args.out), json.dumps(body, indent=1).encode() + b"\n")
     show.fits(console, {args.y: body})
     if found.dropped:
         console.print(f"{found.dropped} rows were left out by --where {args.where!r}", soft_wrap=True)
@@ -211,7 +222,7 @@ def backtest(args: argparse.Namespace) -> Outcome:
         table, dropped = tables.where(table, args.where)
         console.print(f"{dropped} rows were left out by --where {args.where!r}", soft_wrap=True)
     body = forecasting.backtest(table, args.law, holdout=args.holdout, split=args.split, **columns).to_json()
-    rows = [{**{k: v for k, v in r.items() if k not in ("coverage", "group")}, "group": r["group"], "in 90 %": r["coverage"]["0.9"]} for r in body["rows"]]
+    rows = [{k: v for k, v in r.items() if k != "coverage"} | {"in 90 %": r["coverage"]["0.9"]} for r in body["rows"]]
     if rows:
         show.table(console, {"title": "Back-test", "columns": list(rows[0]), "rows": rows})
     console.print(str(body["summary"]), soft_wrap=True)
@@ -221,10 +232,10 @@ def backtest(args: argparse.Namespace) -> Outcome:
 def figure(args: argparse.Namespace) -> Outcome:
     """Draws a study's figure from what its store has."""
     console = _console(args)
-    runs, path = _runs(args, args.name)
-    table = studies_.runs_table(Store.open(path), runs)
-    result = studies_.evaluate(args.name, table)
-    out = Path(args.out) if args.out else _folder(args.name) / f"{Path(args.name).stem}.png"
+    sweep, path = _sweep(args, args.name)
+    table = studies_.runs_table(Store.open(path), sweep)
+    result = studies_.evaluate(args.name, args.scale, table)
+    out = Path(args.out) if args.out else _folder(args.name) / f"{Path(args.name).stem}.{args.scale}.png"
     out.parent.mkdir(parents=True, exist_ok=True)
     console.print(f"figure {studies_.figure(args.name, table, result, out)}", soft_wrap=True)
     return {"figure": str(out), "runs": table.num_rows}, 0

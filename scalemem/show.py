@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 COLOUR = {"HOLDS": "green", "FAILS": "red", "INCONCLUSIVE": "yellow"}
@@ -73,9 +74,10 @@ def progress(console: Console, total_runs: int) -> Iterator[Callable[[dict[str, 
                 if event["status"] == "diverged":
                     console.print(f"[yellow]diverged:[/] {event['run_id']} (recorded as such, left out of the fits)")
             elif kind == "failed":
-                console.print(f"[red]failed:[/] {len(event['run_ids'])} runs: {event['reason']} (log: {event['log']})", soft_wrap=True)
+                console.print(f"[red]failed:[/] {len(event['run_ids'])} runs: {escape(event['reason'])} (log: {event.get('log', 'none')})",
+                              soft_wrap=True)
             elif kind == "warning":
-                console.print(f"[yellow]warning:[/] {event['text']}", soft_wrap=True)
+                console.print(f"[yellow]warning:[/] {escape(event['text'])}", soft_wrap=True)
             share = bar.tasks[task].percentage
             if not console.is_terminal and share >= told + 10:  # a log gets ten lines, not a bar
                 told = int(share // 10 * 10)
@@ -104,12 +106,17 @@ def fits(console: Console, found: dict[str, Any]) -> None:
         console.print(f"[bold]fit {name}[/]: {laws.get(fit['law']).formula}  ({fit['n_rows']} rows, {fit['interval']:.0%} intervals)")
         for group in fit["groups"]:
             key = ", ".join(f"{k} {number(v)}" for k, v in group["key"].items())
-            values = "; ".join(f"{k} = {number(e['value'])} [{number(e['low'])}, {number(e['high'])}] {e['unit'] if e['unit'] != '1' else ''}".rstrip()
-                               + ("" if e["status"] == "ok" else f" ({e['status']})") for k, e in group["parameters"].items())
+            values = "; ".join(_estimate(k, e) for k, e in group["parameters"].items())
             console.print(f"  {key + ': ' if key else ''}{values}", soft_wrap=True, highlight=False)
         for text in fit["warnings"]:
-            console.print(f"  [yellow]{text}[/]", soft_wrap=True)
+            console.print(f"  [yellow]{escape(text)}[/]", soft_wrap=True)
     console.print()
+
+
+def _estimate(name: str, e: dict[str, Any]) -> str:
+    unit = "" if e["unit"] == "1" else f" {e['unit']}"
+    status = "" if e["status"] == "ok" else f" ({e['status']})"
+    return f"{name} = {number(e['value'])} [{number(e['low'])}, {number(e['high'])}]{unit}{status}"
 
 
 def result(console: Console, body: dict[str, Any]) -> None:
@@ -118,7 +125,7 @@ def result(console: Console, body: dict[str, Any]) -> None:
         table(console, content)
     fits(console, body["fits"])
     for name, problem in body["problems"].items():
-        console.print(f"[yellow]not fitted, {name}:[/] {problem}", soft_wrap=True)
+        console.print(f"[yellow]not fitted, {name}:[/] {escape(problem)}", soft_wrap=True)
     for f in body["forecasts"]:
         forecast(console, f)
     console.print()
@@ -130,18 +137,18 @@ def forecast(console: Console, f: dict[str, Any]) -> None:
     """One line: the forecast, its interval, how far it extrapolates."""
     label = f.get("label") or ", ".join(f"{k} = {number(v)}" for k, v in f["at"].items())
     unit = f" {f['unit']}" if f.get("unit") else ""
-    console.print(f"[bold]forecast[/] {label}: {number(f['median'])}{unit}  {f['interval']:.0%} interval [{number(f['low'])}, "
+    console.print(f"[bold]forecast[/] {escape(label)}: {number(f['median'])}{unit}  {f['interval']:.0%} interval [{number(f['low'])}, "
                   f"{number(f['high'])}]  extrapolation={f['extrapolation_text']}", soft_wrap=True, highlight=False)
     for text in f["warnings"]:
-        console.print(f"  [yellow]{text}[/]", soft_wrap=True)
+        console.print(f"  [yellow]{escape(text)}[/]", soft_wrap=True)
 
 
 def verdict(console: Console, claim: dict[str, Any]) -> None:
     """Two lines: the verdict with the claim, and the numbers that it rests on."""
     colour = COLOUR[claim["verdict"]]
     bounds = [b if b is not None else w for b, w in zip(claim["claim"], ("-inf", "inf"), strict=True)]
-    console.print(f"[{colour} bold]{claim['verdict']:<12}[/] {claim['text']}", soft_wrap=True, highlight=False)
+    console.print(f"[{colour} bold]{claim['verdict']:<12}[/] {escape(claim['text'])}", soft_wrap=True, highlight=False)
     published = f"; published {claim['published']}" if claim.get("published") is not None else ""
     why = f"; {claim['reason']}" if claim["reason"] else ""
     console.print(f"             {number(claim['value'])} [{number(claim['low'])}, {number(claim['high'])}], n = {claim['n']}, claim "
-                  f"[{bounds[0]}, {bounds[1]}]{published}{why}", soft_wrap=True, highlight=False, style="dim")
+                  f"[{bounds[0]}, {bounds[1]}]{published}{why}", soft_wrap=True, highlight=False, markup=False, style="dim")

@@ -6,6 +6,7 @@ import json
 import math
 import runpy
 import tomllib
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scalemem import claims, tables
-from scalemem.spec import RunSpec, SpecError, run_id
+from scalemem.durable import write_whole
+from scalemem.spec import SpecError, run_id
 from scalemem.store import Store
 from scalemem.sweep import Sweep
 
@@ -67,56 +69,71 @@ def sweep(name: str, scale: str) -> Sweep:
     except (SpecError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        line = next((t.lineno for t in _trace(error) if t.filename == str(path)), getattr(error, "lineno", None))
-        raise SpecError(f"{path}, line {line}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; "
-                        "mend the file") from None
+        raise _in_file(path, error) from None
+    scales = tuple(map(str, defined)) if isinstance(defined, Mapping) else SCALES
+    if scale not in scales:
+        raise SpecError(f"scale = {scale!r}: must be one of {', '.join(scales)} for {name}; choose one of these")
     if isinstance(defined, Mapping):
-        if scale not in defined:
-            raise SpecError(f"scale = {scale!r}: must be one of {', '.join(map(str, defined))} for {name}; choose one of these")
         defined = defined[scale]
     if not isinstance(defined, Sweep):
         raise SpecError(f"{path}: SWEEP = {defined!r:.60}: must be a Sweep, or a dict of scale to Sweep; define it")
     return defined
 
 
-def _trace(error: BaseException) -> list[Any]:
-    import traceback
+def _in_file(path: Path, error: BaseException) -> SpecError:
+    """An error that a study's own file raised, in one line with the file's line."""
+    lines = [t.lineno for t in traceback.extract_tb(error.__traceback__) if t.filename == str(path)]
+    line = lines[-1] if lines else getattr(error, "lineno", None)
+    return SpecError(f"{path}, line {line}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}; mend the file")
 
-    return traceback.extract_tb(error.__traceback__)[::-1]
 
+def definition(name: str, scale: str = "laptop") -> dict[str, Any]:
+    """The parsed fits file of a study: what `claims.evaluate` reads, and its `title`, `source` and `show` tables.
 
-def definition(name: str) -> dict[str, Any]:
-    """The parsed fits file of a study: what `claims.evaluate` reads, and its `title`, `source` and `show` tables; SpecError if malformed."""
+    Args:
+      name: the study.
+      scale: sections that are for other scales (`scales = ["gpu"]`) are left out.
+    Raises:
+      SpecError: no such study, or a malformed file.
+    """
     path = find(name, "fits")
     try:
         found = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: {error}; mend the TOML") from None
+    for key, entries in found.items():
+        if isinstance(entries, list):
+            kept = [e for e in entries if not isinstance(e, dict) or scale in e.get("scales", SCALES)]
+            found[key] = [{k: v for k, v in e.items() if k != "scales"} if isinstance(e, dict) else e for e in kept]
     claims.check({k: v for k, v in found.items() if k not in ("title", "source", "show")})
     for i, section in enumerate(found.get("show", [])):
         claims.check_keys(f"show[{i}]", section, _SHOW)
     return found
 
 
-def runs_table(store: Store, runs: list[RunSpec]) -> pa.Table:
-    """The finished, not diverged runs of a sweep as a table."""
-    table, wanted = store.table("runs"), {run_id(run) for run in runs}
-    pairs = zip(table["run_id"].to_pylist(), table["status"].to_pylist(), strict=True)
-    return table.filter([key in wanted and status == "done" for key, status in pairs])
+def runs_table(store: Store, sweep: Sweep) -> pa.Table:
+    """The finished, not diverged runs of a sweep as a table; of a tuned axis, those at the best value.
+
+    Raises:
+      StoreError: no run has finished.
+    """
+    table, wanted = store.table("runs"), {run_id(run) for run in sweep.runs()}
+    table = sweep.reduce_tuned(table.filter([key in wanted for key in table["run_id"].to_pylist()]))
+    return table.filter([status == "done" for status in table["status"].to_pylist()])
 
 
-def evaluate(name: str, table: pa.Table) -> claims.StudyResult:
-    """Fits, forecasts and verdicts of a study on the table of its runs."""
-    sections = {k: v for k, v in definition(name).items() if k not in ("title", "source", "show")}
+def evaluate(name: str, scale: str, table: pa.Table) -> claims.StudyResult:
+    """Fits, forecasts and verdicts of a study at a scale, on the table of its runs."""
+    sections = {k: v for k, v in definition(name, scale).items() if k not in ("title", "source", "show")}
     return claims.evaluate(sections, table)
 
 
-def shown(name: str, table: pa.Table, result: claims.StudyResult) -> list[dict[str, Any]]:
+def shown(name: str, scale: str, table: pa.Table, result: claims.StudyResult) -> list[dict[str, Any]]:
     """The tables of the `show` sections: {"title", "columns", "rows"}; means over seeds, with the number of runs and the sd of the last.
 
     A section has title, group, columns, where; `limit` = "fit.parameter" with `of` adds `converged`; `best` marks the largest row a size.
     """
-    head = definition(name)
+    head = definition(name, scale)
     for entry in head.get("derive", []):
         if entry.get("table", "runs") == "runs":
             table = tables.derive(table, entry["name"], entry["expression"], entry.get("unit", ""))
@@ -158,34 +175,40 @@ def _converged(section: dict[str, Any], row: dict[str, Any], result: claims.Stud
 
 def save(path: Path, name: str, scale: str, table: pa.Table, result: claims.StudyResult) -> dict[str, Any]:
     """Writes and returns the result of a study as JSON: definition, fits, forecasts, claims with verdicts, tables."""
-    head = definition(name)
+    head = definition(name, scale)
     body = {"study": name, "scale": scale, "title": head.get("title", ""), "source": head.get("source", ""), "n_runs": table.num_rows,
-            "command": f"scalemem study {name} --scale {scale}", **result.to_json(), "tables": shown(name, table, result)}
+            "command": f"scalemem study {name} --scale {scale}", **result.to_json(), "tables": shown(name, scale, table, result)}
     for fit in body["fits"].values():  # what a forecast needs is made again from the store; here it would be most of the file
         fit["groups"] = [{k: v for k, v in group.items() if k != "posterior"} for group in fit["groups"]]
-    path.write_text(json.dumps(body, indent=1) + "\n")
+    write_whole(path, json.dumps(body, indent=1).encode() + b"\n")
     return body
 
 
 def last(name: str) -> dict[str, Any]:
-    """The newest result of a study: of this folder's runs, or else of those kept in `fits/results`; {} if there is none."""
-    here = sorted((Path.cwd() / "runs" / name).glob(f"{name}.*.json"), key=lambda p: p.stat().st_mtime)
-    kept = [f / "fits" / "results" / f"{name}.{scale}.json" for f in folders() for scale in reversed(SCALES)]
-    for path in [*reversed(here), *kept]:
-        if path.is_file():
-            return json.loads(path.read_text())
+    """The last result of a study: of this folder's runs, or else of those kept in `fits/results`, the largest scale first; or {}."""
+    for folder in [Path("runs") / name, *(f / "fits" / "results" for f in folders())]:
+        for scale in reversed(SCALES):
+            try:
+                return json.loads((folder / f"{name}.{scale}.json").read_bytes())
+            except (OSError, ValueError):
+                continue
     return {}
 
 
 def figure(name: str, table: pa.Table, result: claims.StudyResult, out: Path) -> Path:
-    """Draws the figure of a study: its file defines `draw(table, result) -> matplotlib Figure`."""
-    path = find(name, "figures")
-    draw = runpy.run_path(str(path)).get("draw")
-    if draw is None:
-        raise SpecError(f"{path}: must define draw(table, result) -> Figure; add it")
+    """Draws the figure of a study: its file defines `draw(table, result) -> matplotlib Figure`.
+
+    Raises:
+      SpecError: an error in that file, with its line, or a name whose ending is no format of pictures.
+    """
     from scalemem import plot
 
+    path = find(name, "figures")
     with plot.style():
-        fig = draw(table, result)
-        fig.savefig(out, dpi=200)
+        try:
+            runpy.run_path(str(path))["draw"](table, result).savefig(out, dpi=200)
+        except (OSError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            raise _in_file(path, error) from None
     return out

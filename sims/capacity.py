@@ -5,6 +5,7 @@ The family is one block, head size 4, S = 32: V = 128 with d = 8..32, and V = 51
 """
 
 from scalemem import DataSpec, ModelSpec, OptimizerSpec, Probe, RunSpec, Stage, Sweep, grid, repeat
+from scalemem.accounting import n_params
 
 
 def size(d: int, n: int, vocab: int = 128, seq: int = 32) -> dict:
@@ -36,14 +37,17 @@ LAPTOP = (ladder([D8, D16, V512], [125, 250, 500, 1000], 4) + ladder([D24, D32],
           + data_sizes(8, [8, 16, 24, 48, 64, 96, 144], 500, 2)
           + data_sizes(16, [16, 32, 48, 64, 80, 112, 128, 192, 256, 400], 500, 2))
 HOUR = (LAPTOP + ladder([D8, D16, D24, D32, V512], [4000], 2) + ladder([D8, D16], [16_000], 2)
-        + ladder([D24, V512], [16_000], 1) + ladder([D8, D16], [64_000], 2) + data_sizes(16, [80, 88, 96], 16_000, 1)
+        + ladder([D24, V512], [16_000], 1) + ladder([D8, D16], [64_000], 2) + data_sizes(16, [80, 88, 96], 16_000, 2)
         + ladder([WIDE], [125, 250, 500], 1))
 
 
 def published(layers: int, d: int) -> dict:
-    return size(d, 1 << 17, vocab=2048, seq=64) | {"n_layers": layers, "n_heads": max(1, d // 64), "batch_size": 2048}
+    """A cell of the published grid with seven data bits a parameter, batch 2,048 or an eighth of the items."""
+    cell = size(d, 0, vocab=2048, seq=64) | {"n_layers": layers, "n_heads": max(1, d // 64)}
+    n = 8 * round(7 * n_params(ModelSpec(d_model=d, n_layers=layers, n_heads=1, vocab_size=2048, seq_len=64)) / (63 * 11) / 8)
+    return cell | {"n_items": n, "batch_size": min(2048, n // 8)}
 
 
-GPU = ladder([published(layers, d) for layers in (1, 2, 4, 8) for d in (32, 64, 128, 256, 512)], [125, 250, 500, 1000, 16_000], 5)
+GPU = ladder([published(layers, d) for layers in (1, 2, 4, 8) for d in (32, 64, 128, 256)], [125, 250, 500, 1000, 4000], 3)
 
 SWEEP = {"smoke": SMOKE, "laptop": LAPTOP, "hour": HOUR, "gpu": GPU}

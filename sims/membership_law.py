@@ -29,7 +29,7 @@ LOADS, HEAVY = [3, 6, 10, 15, 22, 33, 50, 75], [110, 160]
 
 SWEEP = {
     "smoke": ladder([8, 16], [4, 10, 20, 40], 16, 2),
-    "laptop": ladder([8, 16], LOADS + HEAVY, 100, 3) + ladder([24], LOADS, 100, 2) + ladder([32], LOADS, 100, 1),
+    "laptop": ladder([8, 16], LOADS + HEAVY, 100, 3) + ladder([24], LOADS, 100, 2) + ladder([32], LOADS[:-1], 100, 2),
     "hour": ladder([8, 16, 24, 32], LOADS + HEAVY, 250, 3),
-    "gpu": ladder([16, 32, 64, 128], LOADS + HEAVY, 1000, 5),
+    "gpu": ladder([8, 16, 24, 32], LOADS + HEAVY, 1000, 5),
 }

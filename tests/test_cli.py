@@ -84,7 +84,7 @@ def test_a_study_of_ones_own_is_three_files(folder, capsys):
     body = json.loads(out)
     assert status == 0
     assert "Nothing is missing: all 6 runs" in err
-    assert (folder / "runs/own/own.png").stat().st_size > 5000
+    assert (folder / "runs/own/own.smoke.png").stat().st_size > 5000
     assert body["runs"] == {"done": 6, "diverged": 0, "failed": 0}
     assert [c["id"] for c in body["claims"]] == ["falls", "impossible"]
     assert body["claims"][0]["value"] < 0
@@ -120,7 +120,7 @@ def test_every_command_has_json_on_standard_output_alone(folder, capsys):
 def test_people_see_tables_and_verdicts(folder, capsys):
     status, out, _ = call(capsys, "study", "own", "--scale", "smoke")
     assert status == 0
-    for text in ("A study of one's own", "train loss", "extrapolation=8x", "FAILS", "figure runs/own/own.png"):
+    for text in ("A study of one's own", "train loss", "extrapolation=8x", "FAILS", "figure runs/own/own.smoke.png"):
         assert text in out
 
 
@@ -140,7 +140,7 @@ def test_people_see_tables_and_verdicts(folder, capsys):
     ["forecast", "fit.json"], ["forecast", "fit.json", "--at", "x=-1"], ["forecast", "fit.json", "--at", "x=1", "--interval", "90"],
     ["backtest", "runs/own/store", "--law", "power", "--y", "loss_nats", "--x", "x=exposures"],
     ["export", "runs/own/store", "runs.xls"], ["export", "runs/own/store", "runs.csv", "--table", "nothing"],
-    ["figure", "own", "--scale", "smoke", "--store", "nowhere"], ["figure", "nowhere"],
+    ["figure", "own", "--scale", "smoke", "--store", "nowhere"], ["figure", "nowhere"], ["figure", "own", "--scale", "smoke", "--out", "a.foo"],
 ], ids=" ".join)
 def test_bad_input_is_one_line_and_status_2(folder, capsys, argv):
     status, out, err = call(capsys, *argv)
