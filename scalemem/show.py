@@ -144,11 +144,15 @@ def forecast(console: Console, f: dict[str, Any]) -> None:
 
 
 def verdict(console: Console, claim: dict[str, Any]) -> None:
-    """Two lines: the verdict with the claim, and the numbers that it rests on."""
-    colour = COLOUR[claim["verdict"]]
+    """The verdict with the claim, the numbers that it rests on, and those of each group where there are several."""
     bounds = [b if b is not None else w for b, w in zip(claim["claim"], ("-inf", "inf"), strict=True)]
-    console.print(f"[{colour} bold]{claim['verdict']:<12}[/] {escape(claim['text'])}", soft_wrap=True, highlight=False)
+    console.print(f"[{COLOUR[claim['verdict']]} bold]{claim['verdict']:<12}[/] {escape(claim['text'])}", soft_wrap=True, highlight=False)
     published = f"; published {claim['published']}" if claim.get("published") is not None else ""
-    why = f"; {claim['reason']}" if claim["reason"] else ""
-    console.print(f"             {number(claim['value'])} [{number(claim['low'])}, {number(claim['high'])}], n = {claim['n']}, claim "
-                  f"[{bounds[0]}, {bounds[1]}]{published}{why}", soft_wrap=True, highlight=False, markup=False, style="dim")
+    lines = [f"{_measured(claim)}, claim [{bounds[0]}, {bounds[1]}]{published}" + (f"; {claim['reason']}" if claim["reason"] else "")]
+    lines += [f"{part['verdict']:<12} {part['id']}: {_measured(part)}" for part in claim.get("parts") or ()]
+    for line in lines:
+        console.print(f"             {line}", soft_wrap=True, highlight=False, markup=False, style="dim")
+
+
+def _measured(v: dict[str, Any]) -> str:
+    return f"{number(v['value'])} [{number(v['low'])}, {number(v['high'])}], n = {v['n']}"
