@@ -1,21 +1,4 @@
-"""Verdicts on claims, from data only: HOLDS, FAILS or INCONCLUSIVE. Interprets `fits/NAME.toml`, whose sections are
-
-    [[derive]]    name, expression, [unit], [table]
-    [[reduce]]    name, group = [columns], column, statistic = "mean" | "median" | "max" | "min" | "count", [where, reason], [table]
-    [[fit]]       name, law, y, x = {predictor = "column"}, [group, where + reason, table, interval, replicates, misfit_sd, noise_sd,
-                  weights]
-    [[forecast]]  fit, at = {predictor = value}, label, [group, interval, scale = factor, unit = "text"]
-    [[claim]]     id, text, low and / or high, [published, source], and exactly one quantity:
-      parameter = "fit.param"                                every group must hold; the worst decides
-      statistic = {of, take, [where, reason, group, table]}  take = mean | median | min | max | max_abs | spread (max - min over mean)
-      ratio     = {of, numerator_where, denominator_where, paired_by = [columns], [table]}
-      coverage  = {fit, where, [group of the fit is by its columns]}
-      collapse  = {pooled = "fit", separate = "fit"}         residual sd of one curve for all over that of a curve each
-
-`table` is "runs" (the default), the name of a reduce, or "fit.NAME": a row per group with its columns and each parameter's value, _low and
-_high; a fit on it carries the first fit's uncertainty, as shared by all its rows. A reduce has its group columns, the reduced column and
-`n_rows`. Expressions are those of `scalemem.tables`, and may use a fitted parameter as `fit_name.parameter`.
-`where` in a fit or a reduce needs a `reason`. Sections may refer to each other in any order.
+"""Verdicts on claims, from data only: HOLDS, FAILS or INCONCLUSIVE. Interprets `fits/NAME.toml`, whose schema is `scalemem.schema`.
 
 Intervals: t over rows (mean), order statistics (median), bootstrap over rows (min, max, max_abs, spread; its outer end is the value seen),
 t over pairs of the log ratio (ratio), Clopper-Pearson (coverage), F (collapse). A claim HOLDS if the interval lies inside [low, high],
@@ -33,35 +16,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scalemem import tables
+from scalemem.expressions import missing
 from scalemem.fitting import NODES, Fit, carry, fit, plain
 from scalemem.forecasting import Forecast, coverage, forecast, with_backtest
 from scalemem.laws import statistics
 from scalemem.laws.statistics import Measured
+from scalemem.schema import QUANTITIES, check
+from scalemem.schema import check_keys as check_keys  # part of this module's interface
 from scalemem.spec import SpecError
-from scalemem.tables import TooFewRows
+from scalemem.tables import RowsError, TableError, TooFewRows
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# key:kind, with ! where it is required
-_QUANTITIES = {
-    "statistic": "of:text! take:text! where:text reason:text group:list table:text",
-    "ratio": "of:text! numerator_where:text! denominator_where:text! paired_by:list! table:text",
-    "coverage": "fit:text! where:text!",
-    "collapse": "pooled:text! separate:text!",
-}
-_SECTIONS = {
-    "derive": "name:text! expression:text! unit:text table:text",
-    "reduce": "name:text! group:list! column:text! statistic:text! where:text reason:text table:text",
-    "fit": "name:text! law:text! y:text! x:table group:list where:text reason:text table:text interval:number replicates:list "
-           "misfit_sd:number noise_sd:number weights:text",
-    "forecast": "fit:text! at:table! label:text! group:value interval:number scale:number unit:text",
-    "claim": "id:text! text:text! low:number high:number published:value source:text parameter:text "
-             "statistic:table ratio:table coverage:table collapse:table",
-}
-_KINDS = {"text": str, "number": (int, float), "list": (list, str), "table": dict, "value": (str, int, float, dict)}
 _REDUCE = {"mean": np.mean, "median": np.median, "max": np.max, "min": np.min, "count": len}
-_TAKE = ("mean", "median", "min", "max", "max_abs", "spread")
 _FIT_OPTIONS = ("interval", "replicates", "misfit_sd", "noise_sd", "weights")
 _INTERVAL = 0.9  # of every quantity that is not a fit's
 
@@ -129,62 +97,18 @@ class StudyResult:
 def evaluate(toml: Mapping[str, Any], table: pa.Table) -> StudyResult:
     """Fits, forecasts and verdicts of a study from its `fits/NAME.toml` (as parsed) and its table of runs.
 
-    Too few rows are a result: the fit is listed in `problems` and the claims on it are INCONCLUSIVE. Raises SpecError for what the schema
-    above does not allow, and TableError for a missing column or a value that cannot be.
+    Too few rows, or a value that cannot be, are a result: what needs them is listed in `problems`, and the claims on it are INCONCLUSIVE.
+    A group without a value is left out of a fit on a fit's parameters, with a warning. A table without rows makes all INCONCLUSIVE.
+
+    Args:
+      toml: the sections of `scalemem.schema`.
+      table: a row per run.
+    Raises:
+      SpecError: what the schema does not allow, or a name of a fit, table or parameter that is not in the file.
+      TableError: a column that the table lacks, an unknown law, or an expression that is not one.
     """
     check(toml)
     return _Study(toml, table).result()
-
-
-def check(toml: Mapping[str, Any]) -> None:
-    """Raises SpecError, in one line, for an unknown, missing or mistyped key of a fits file."""
-    for section, entries in toml.items():
-        if section not in _SECTIONS:
-            raise SpecError(f"{section}: unknown section; legal: {', '.join(_SECTIONS)}; remove or rename it")
-        if not isinstance(entries, list):
-            raise SpecError(f"{section}: must be a list of tables; write [[{section}]]")
-        for i, entry in enumerate(entries):
-            check_keys(f"{section}[{i}]", entry, _SECTIONS[section])
-        names = [e.get("name", e.get("id", e.get("label"))) for e in entries]
-        if len(set(names)) < len(names):
-            raise SpecError(f"{section}: {max(names, key=names.count)!r} appears twice; rename one of them")
-    for entry in [*toml.get("fit", ()), *toml.get("reduce", ())]:
-        if "where" in entry and not entry.get("reason"):
-            raise SpecError(f"{entry['name']}.where: needs a reason; say in `reason` why the other rows are left out")
-    for entry in toml.get("reduce", ()):
-        _choice(f"{entry['name']}.statistic", entry["statistic"], tuple(_REDUCE))
-    for entry in toml.get("claim", ()):
-        path, kinds = f"claim {entry['id']!r}", [k for k in ("parameter", *_QUANTITIES) if k in entry]
-        if len(kinds) != 1:
-            raise SpecError(f"{path}: has {' and '.join(kinds) or 'no quantity'}; must have exactly one of parameter, "
-                            f"{', '.join(_QUANTITIES)}; keep one")
-        if not {"low", "high"} & set(entry) or not entry.get("low", -math.inf) < entry.get("high", math.inf):
-            raise SpecError(f"{path}: must have low, high or both, with low < high; add the threshold")
-        if kinds[0] != "parameter":
-            check_keys(f"{path}.{kinds[0]}", entry[kinds[0]], _QUANTITIES[kinds[0]])
-        if kinds[0] == "statistic":
-            _choice(f"{path}.statistic.take", entry["statistic"]["take"], _TAKE)
-
-
-def _choice(path: str, value: str, legal: tuple[str, ...]) -> None:
-    if value not in legal:
-        raise SpecError(f"{path} = {value!r}: must be one of {', '.join(legal)}; choose one of these")
-
-
-def check_keys(path: str, entry: Any, schema: str) -> None:
-    """Raises SpecError for a key of `entry` that `schema` does not have, of another type, or missing; `path` says where."""
-    kinds = dict(part.split(":") for part in schema.split())
-    if not isinstance(entry, dict):
-        raise SpecError(f"{path} = {entry!r}: must be a table; legal keys: {', '.join(kinds)}")
-    for key, value in entry.items():
-        if key not in kinds:
-            raise SpecError(f"{path}.{key}: unknown key; legal: {', '.join(kinds)}; remove or rename it")
-        kind = kinds[key].rstrip("!")
-        if not isinstance(value, _KINDS[kind]) or isinstance(value, bool):
-            raise SpecError(f"{path}.{key} = {value!r}: must be a {kind}; change it")
-    missing = [k for k, kind in kinds.items() if kind.endswith("!") and k not in entry]
-    if missing:
-        raise SpecError(f"{path}.{missing[0]}: missing; add the key")
 
 
 class _Study:
@@ -192,6 +116,7 @@ class _Study:
 
     def __init__(self, toml: Mapping[str, Any], runs: pa.Table):
         self.toml, self.runs = toml, runs
+        self.data_errors = RowsError if runs.num_rows else TableError  # without rows, columns may be absent or of no type
         self.tables: dict[str, pa.Table] = {}
         self.fits: dict[str, Fit] = {}
         self.problems: dict[str, str] = {}
@@ -225,8 +150,10 @@ class _Study:
         if what in self.pending:
             raise SpecError(f"{what}: refers to itself through {' -> '.join(self.pending)}; break the circle")
         self.pending.append(what)
-        yield
-        self.pending.remove(what)
+        try:
+            yield
+        finally:
+            self.pending.remove(what)
 
     def reduced(self, entry: dict[str, Any]) -> pa.Table:
         import pyarrow as pa
@@ -241,15 +168,15 @@ class _Study:
         return pa.Table.from_pylist(rows)
 
     def fit(self, name: str) -> Fit:
-        """A fit with its back-test. Raises TooFewRows again where it failed before."""
+        """A fit with its back-test. Raises RowsError again where it failed before."""
         if name not in self.fits and name not in self.problems:
             with self.once(f"fit {name}"):
                 try:
                     self.fits[name] = self.fitted(self.entry("fit", name))
-                except TooFewRows as error:
+                except self.data_errors as error:
                     self.problems[name] = str(error)
         if name in self.problems:
-            raise TooFewRows(self.problems[name])
+            raise RowsError(self.problems[name])
         return self.fits[name]
 
     def fitted(self, entry: dict[str, Any]) -> Fit:
@@ -262,10 +189,23 @@ class _Study:
 
         if of.startswith("fit."):  # the first fit's uncertainty is shared by all rows of the second
             moved = [self.derived(self.fit(of[4:]).table(z), of) for z in NODES]
+            keep, notes = self.without_value(entry, moved, keep)
             found = carry([on(table) for table in moved])
+            found = replace(found, warnings=(*notes, *found.warnings))
         else:
             found = on(source)
         return replace(with_backtest(found, source, where=keep, **options), where=entry.get("where"))
+
+    def without_value(self, entry: dict[str, Any], moved: list[pa.Table], keep: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        """Leaves out the groups of a first fit that have no value to be fitted; says how many, and why."""
+        first, lost = self.fit(entry["table"][4:]), np.zeros(len(keep), bool)
+        for name in (entry["y"], *entry.get("x", {}).values()):
+            for cells in (tables.load(table, name) for table in moved):
+                lost |= keep & missing(cells)
+        reasons = [tables.key_text(g.key) + ": " + "; ".join({e.status: 0 for e in g.parameters.values() if e.status != "ok"})
+                   for g, out in zip(first.groups, lost, strict=True) if out]
+        note = f"{len(reasons)} of {int(keep.sum())} groups of {entry['table']} have no value and are left out: {' | '.join(reasons)}"
+        return keep & ~lost, [note] * bool(reasons)
 
     def constant(self, dotted: str) -> float:
         """The value of `fit.parameter` in an expression; NaN where it is not identified, and then no comparison is true."""
@@ -315,7 +255,7 @@ class _Study:
         """The verdict on each group; the worst is the claim's."""
         try:
             parts = [_judge(claim, key, m) for key, m in self.measure(claim)]
-        except TooFewRows as error:
+        except self.data_errors as error:
             return Verdict(claim.id, "INCONCLUSIVE", math.nan, math.nan, math.nan, 0, "", str(error))
         worst = max(parts, key=lambda v: ("HOLDS", "INCONCLUSIVE", "FAILS").index(v.verdict))
         where = f"{worst.id}: " if worst.id and worst.reason else ""
@@ -328,15 +268,15 @@ class _Study:
 
     def result(self) -> StudyResult:
         for entry in self.toml.get("fit", ()):
-            with suppress(TooFewRows):
+            with suppress(RowsError):
                 self.fit(entry["name"])
         forecasts = []
         for entry in self.toml.get("forecast", ()):
             try:
                 forecasts.append((entry["label"], entry.get("unit", ""), self.forecast(entry)))
-            except TooFewRows as error:
+            except self.data_errors as error:
                 self.problems[f"forecast {entry['label']}"] = str(error)
-        claims = [Claim(c["id"], c["text"], {k: c[k] for k in ("parameter", *_QUANTITIES) if k in c}, float(c.get("low", -math.inf)),
+        claims = [Claim(c["id"], c["text"], {k: c[k] for k in ("parameter", *QUANTITIES) if k in c}, float(c.get("low", -math.inf)),
                         float(c.get("high", math.inf)), c.get("published"), c.get("source", "")) for c in self.toml.get("claim", ())]
         return StudyResult(self.fits, tuple(forecasts), tuple((c, self.judge(c)) for c in claims), self.problems)
 

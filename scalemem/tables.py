@@ -1,38 +1,29 @@
 """Tables in: read CSV, Parquet or a store; filter and derive by safe expressions; columns as float64 with clear errors.
 
-An expression is parsed, never evaluated as code. It has columns (`` `Model Size` `` in backticks where the name is not
-one word), numbers, quoted text, `+ - * / **`, comparisons (chained, too), `x in [1, 2]`, `and`, `or`, `not`, parentheses,
-`true`, `false` and is_null, log, log2, exp, sqrt, abs. A comparison with a missing value is false.
+The language of expressions is that of `scalemem.expressions`. Three errors: TableError, the question cannot be asked of this table (no such
+column, not an expression); RowsError, one of its kind: it can, but a cell stands against it; TooFewRows: it can, with more rows.
 """
 
 from __future__ import annotations
 
-import ast
 import math
-import re
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scalemem.expressions import Constants, TableError, evaluate, missing
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Constants = Callable[[str], float]  # the value of a dotted name, such as `fit.alpha`
-LANGUAGE = "use columns, numbers, 'text', + - * / **, comparisons, in [..], and, or, not, is_null, log, log2, exp, sqrt, abs"
-_FUNCTIONS = {"log": np.log, "log2": np.log2, "exp": np.exp, "sqrt": np.sqrt, "abs": np.abs}
-_ARITHMETIC = {ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply, ast.Div: np.divide, ast.Pow: np.power}
-_COMPARISONS = {ast.Eq: np.equal, ast.NotEq: np.not_equal, ast.Lt: np.less, ast.LtE: np.less_equal,
-                ast.Gt: np.greater, ast.GtE: np.greater_equal}
+
+class RowsError(TableError):
+    """The question is sound, but the rows hold what cannot be used. A study goes on without the fit or claim that needs them."""
 
 
-class TableError(ValueError):
-    """A table that cannot be used as asked. One line: where, the value, what is legal, how to mend it."""
-
-
-class TooFewRows(TableError):
+class TooFewRows(RowsError):
     """The rows are sound, but there are too few of them for what was asked."""
 
 
@@ -110,7 +101,7 @@ def column(table: pa.Table, name: str, *, above: float = -math.inf, keep: np.nda
     array([1., 2.])
     >>> column(pa.table({"loss": [1, -2]}), "loss", above=0)
     Traceback (most recent call last):
-    scalemem.tables.TableError: column 'loss', row 2 = -2: must be above 0; drop such rows with where = "loss > 0"
+    scalemem.tables.RowsError: column 'loss', row 2 = -2: must be above 0; drop such rows with where = "loss > 0"
     """
     found, quoted = load(table, name), name if name.isidentifier() else f"`{name}`"
     keep = np.ones(len(found), bool) if keep is None else keep
@@ -118,8 +109,9 @@ def column(table: pa.Table, name: str, *, above: float = -math.inf, keep: np.nda
     def refuse(bad: np.ndarray, legal: str, mend: str) -> None:
         if bad.any():
             cell = found[row := int(np.argmax(bad))]
-            shown = "missing" if _missing(cell) else repr(cell)[:60] if isinstance(cell, str) else f"{cell:g}"
-            raise TableError(f"column {name!r}, row {row + 1} = {shown}: must be {legal}; {mend}")
+            shown = "missing" if missing(cell) else repr(cell)[:60] if isinstance(cell, str) else f"{cell:g}"
+            raise (TableError if found.dtype == object else RowsError)(
+                f"column {name!r}, row {row + 1} = {shown}: must be {legal}; {mend}")
 
     if found.dtype == object:
         refuse(keep & np.array([not _numeric(v) for v in found], bool), "a number", "mend the cell or filter the row out")
@@ -138,11 +130,6 @@ def _numeric(cell: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def _missing(cells: Any) -> np.ndarray:
-    """Which cells are None or NaN."""
-    return np.asarray(cells != cells) | np.asarray(np.asarray(cells, object) == np.array(None), bool)
 
 
 def where(table: pa.Table, expression: str | None) -> tuple[pa.Table, int]:
@@ -164,6 +151,8 @@ def mask(table: pa.Table, expression: str | None, constants: Constants | None = 
     if expression is None:
         return np.ones(table.num_rows, bool)
     result = compute(table, expression, constants)
+    if result.dtype != bool and missing(result).all():
+        return np.zeros(len(result), bool)
     if result.dtype != bool:
         raise TableError(f"expression {expression!r}: must be true or false for each row; add a comparison")
     return result
@@ -171,120 +160,11 @@ def mask(table: pa.Table, expression: str | None, constants: Constants | None = 
 
 def compute(table: pa.Table, expression: str, constants: Constants | None = None) -> np.ndarray:
     """The value of an expression for each row: bool, float64 or text."""
-    if not isinstance(expression, str) or not expression.strip() or len(expression) > 2000:
-        raise TableError(f"expression {str(expression)[:60]!r}: must be text of 1 to 2000 characters; rewrite it")
-    columns: list[str] = []
+    def null(name: str) -> np.ndarray:
+        return table.column(name).is_null().to_numpy()
 
-    def backticked(match: re.Match[str]) -> str:
-        if match[1] is None:
-            return match[0]
-        columns.append(match[1])
-        return f"_column_{len(columns) - 1}"
-
-    text = re.sub(r"""'[^']*'|"[^"]*"|`([^`]+)`""", backticked, expression.strip())
-    names = {f"_column_{i}": n for i, n in enumerate(columns)}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        what = error.msg if isinstance(error, SyntaxError) else "too deep, or not text"
-        raise TableError(f"expression {expression!r}: cannot be read ({what}); {LANGUAGE}") from None
-    try:
-        with np.errstate(all="ignore"):
-            value = _Rows(table, expression, names, constants)(tree)
-    except (RecursionError, OverflowError):
-        raise TableError(f"expression {expression[:200]!r}...: too deep or too large a number; {LANGUAGE}") from None
+    value = evaluate(expression, lambda name: load(table, name), null, constants)
     return np.broadcast_to(value, (table.num_rows,)).copy()
-
-
-class _Rows:
-    """Walks the syntax tree of an expression over the rows of a table; a node without a method here is refused."""
-
-    def __init__(self, table: pa.Table, expression: str, names: Mapping[str, str], constants: Constants | None):
-        self.table, self.expression, self.names, self.constants = table, expression, names, constants
-
-    def __call__(self, node: ast.AST, kind: str = "") -> np.ndarray:
-        method = getattr(self, type(node).__name__, None)
-        if method is None:
-            raise self.error(f"{type(node).__name__} is not part of the language")
-        value = np.asarray(method(node))
-        if kind == "number" and value.dtype == object:
-            raise self.error("does arithmetic with text")
-        if kind == "truth" and value.dtype != bool:
-            raise self.error("joins something that is not true or false")
-        return value.astype(np.float64) if kind == "number" else value
-
-    def error(self, what: str) -> TableError:
-        return TableError(f"expression {self.expression!r}: {what}; {LANGUAGE}")
-
-    def Constant(self, node: ast.Constant):
-        if isinstance(node.value, (bool, str)):
-            return np.array(node.value, object if isinstance(node.value, str) else bool)
-        if isinstance(node.value, (int, float)):
-            return float(node.value)
-        raise self.error(f"{node.value!r} is not a number or text")
-
-    def Name(self, node: ast.Name):
-        name = self.names.get(node.id, node.id)
-        return name == "true" if name in ("true", "false") else load(self.table, name)
-
-    def Attribute(self, node: ast.Attribute):
-        if self.constants is None or not isinstance(node.value, ast.Name):
-            raise self.error("a dotted name means nothing here")
-        return self.constants(f"{node.value.id}.{node.attr}")
-
-    def UnaryOp(self, node: ast.UnaryOp):
-        if isinstance(node.op, ast.Invert):
-            raise self.error("~ is not part of the language")
-        if isinstance(node.op, ast.Not):
-            return ~self(node.operand, "truth")
-        return self(node.operand, "number") * (-1 if isinstance(node.op, ast.USub) else 1)
-
-    def BinOp(self, node: ast.BinOp):
-        if type(node.op) not in _ARITHMETIC:
-            raise self.error(f"{type(node.op).__name__} is not part of the language")
-        return _ARITHMETIC[type(node.op)](self(node.left, "number"), self(node.right, "number"))
-
-    def BoolOp(self, node: ast.BoolOp):
-        result, both = self(node.values[0], "truth"), isinstance(node.op, ast.And)
-        for value in node.values[1:]:
-            result = result & self(value, "truth") if both else result | self(value, "truth")
-        return result
-
-    def Call(self, node: ast.Call):
-        name = node.func.id if isinstance(node.func, ast.Name) else ""
-        if len(node.args) != 1 or node.keywords or name not in (*_FUNCTIONS, "is_null"):
-            raise self.error("calls something that is not part of the language")
-        if name != "is_null":
-            return _FUNCTIONS[name](self(node.args[0], "number"))
-        value = self(node.args[0])
-        if value.dtype == bool and isinstance(node.args[0], ast.Name):
-            return self.table.column(self.names.get(node.args[0].id, node.args[0].id)).is_null().to_numpy()
-        return _missing(value)
-
-    def Compare(self, node: ast.Compare):
-        left, result = self(node.left), np.array(True)
-        for op, right in zip(node.ops, node.comparators, strict=True):
-            if isinstance(op, (ast.In, ast.NotIn)):
-                if not isinstance(right, (ast.List, ast.Tuple, ast.Set)):
-                    raise self.error("in needs a list")
-                found = np.any([np.zeros(left.shape, bool), *(self.compare(ast.Eq, left, self(v)) for v in right.elts)], axis=0)
-                result = result & (found if isinstance(op, ast.In) else ~found & ~_missing(left))
-            else:
-                value = self(right)
-                result, left = result & self.compare(type(op), left, value), value
-        return result
-
-    def compare(self, op: type, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        if op not in _COMPARISONS:
-            raise self.error("is is not part of the language")
-        if (left.dtype == object) != (right.dtype == object):
-            raise self.error("compares text with a number")
-        known = ~(_missing(left) | _missing(right))
-        if left.dtype == object:
-            left, right = (np.where(_missing(v), "", v).astype(str) for v in (left, right))
-        return _COMPARISONS[op](left, right) & known
 
 
 def values(table: pa.Table, expression: str, keep: np.ndarray, constants: Constants | None = None,
@@ -294,7 +174,8 @@ def values(table: pa.Table, expression: str, keep: np.ndarray, constants: Consta
     bad = keep if found.dtype == object else keep & ~((found > above) & np.isfinite(found))
     if bad.any():
         row, bound = int(np.argmax(bad)), f" above {above:g}" if above > -math.inf else ""
-        raise TableError(f"expression {expression!r}, row {row + 1} = {found[row]}: must be a finite number{bound}; "
+        raise (TableError if found.dtype == object else RowsError)(
+            f"expression {expression!r}, row {row + 1} = {found[row]}: must be a finite number{bound}; "
                          "leave such rows out with a filter")
     return np.array([float(v) if k else math.nan for v, k in zip(found, keep, strict=True)])
 
@@ -327,7 +208,7 @@ def groups(table: pa.Table, names: Sequence[str] | str, keep: np.ndarray) -> lis
         key = tuple(_plain(c[row]) for c in cells)
         if None in key:
             name = names[key.index(None)]
-            raise TableError(f"column {name!r}, row {row + 1} = missing: must have a value, it forms groups; fill it in, "
+            raise RowsError(f"column {name!r}, row {row + 1} = missing: must have a value, it forms groups; fill it in, "
                              f'or drop such rows with where = "not is_null({name})"')
         found.setdefault(key, []).append(int(row))
     order = sorted(found, key=lambda k: tuple((isinstance(v, str), v) for v in k))
@@ -341,6 +222,6 @@ def key_text(key: Mapping[str, Any]) -> str:
 
 def _plain(cell: Any) -> Any:
     """A cell as a JSON value: whole numbers as int, missing as None."""
-    if _missing(cell) or isinstance(cell, (str, np.bool_)):
-        return None if _missing(cell) else bool(cell) if isinstance(cell, np.bool_) else cell
+    if missing(cell) or isinstance(cell, (str, np.bool_)):
+        return None if missing(cell) else bool(cell) if isinstance(cell, np.bool_) else cell
     return int(cell) if float(cell).is_integer() and abs(cell) < 2**53 else float(cell)
