@@ -17,7 +17,7 @@ from scalemem.laws.least_squares import least_squares
 from scalemem.laws.posterior import Estimate, Posterior, Result
 from scalemem.laws.quadrature import integrate, pooled_noise
 from scalemem.laws.sample import Sample
-from scalemem.tables import TableError, TooFewRows
+from scalemem.tables import RowsError, TableError, TooFewRows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -232,8 +232,8 @@ def _read(table: pa.Table, law: Law, y: str, x: Mapping[str, str], keep: np.ndar
         huge = keep & ~((np.abs(full) < 1e60) & ((np.abs(full) > 1e-60) | (full == 0)))
         if huge.any():
             row = int(np.argmax(huge))
-            raise TableError(f"column {name!r}, row {row + 1} = {full[row]:g}: must lie within 1e-60 and 1e60; "
-                             "derive the column in another unit")
+            raise RowsError(f"column {name!r}, row {row + 1} = {full[row]:g}: must lie within 1e-60 and 1e60; "
+                            "derive the column in another unit")
         return full
 
     log = law.scale == "log"
@@ -243,15 +243,17 @@ def _read(table: pa.Table, law: Law, y: str, x: Mapping[str, str], keep: np.ndar
         found["weights"] = whole(weights, -1e-9, "")
         bad = keep & (found["weights"] % 1 != 0)
         if bad.any():
-            raise TableError(f"column {weights!r}, row {int(np.argmax(bad)) + 1} = {found['weights'][bad][0]:g}: must be a whole number; "
-                             "weights count repetitions of a row")
+            raise RowsError(f"column {weights!r}, row {int(np.argmax(bad)) + 1} = {found['weights'][bad][0]:g}: must be a whole number; "
+                            "weights count repetitions of a row")
     return found
 
 
 def _estimate(law: Law, samples: Sequence[Sample], interval: float, noise_sd: float | None, misfit_sd: float | None) -> list:
     """A Result or the TooFewRows of each group."""
-    noise, dof = pooled_noise(law, list(samples), noise_sd)
-    misfit_sd = law.misfit_sd if misfit_sd is None else misfit_sd
+    level = law.level(np.concatenate([s.y for s in samples]))
+    noise, dof = pooled_noise(law, list(samples), noise_sd, level)
+    if misfit_sd is None and law.misfit_sd is not None:
+        misfit_sd = law.misfit_sd * level
     found: list[Result | TooFewRows] = []
     for s in samples:
         try:

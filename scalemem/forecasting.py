@@ -247,11 +247,32 @@ def with_backtest(found: Fit, table: pa.Table, where: np.ndarray | None = None, 
 
 
 def coverage(found: Fit, table: pa.Table, rows: np.ndarray) -> Measured:
-    """The share of rows (a mask) inside the fit's predictive intervals, with its Clopper-Pearson interval.
+    """The share of held-out rows inside a fit's predictive intervals, with its own interval.
 
-    Rows of a group that was not fitted, or where the fit makes no forecast, are left out and counted in the method.
+    Rows of one curve share its errors: they fall inside together or outside together. So where the fit has groups the interval counts curves,
+
+        value = rows inside / rows,    [low, high] = Clopper-Pearson(curves whose rows are all inside, curves),
+
+    stretched to hold the value where some curves are in part outside. A fit without groups counts rows.
+
+    Args:
+      found: the fit; its `interval` is the level of both intervals.
+      table: the held-out rows, with the columns of the fit.
+      rows: (table.num_rows,) booleans: which rows are asked about.
+    Returns:
+      value, low and high in [0, 1]; `n` is what was counted: curves, or rows. Rows of a group that was not fitted, or where the fit
+      makes no forecast, are left out and counted in `method`.
+    Raises:
+      TableError: a column that the table lacks. RowsError: a value that cannot be.
+
+    >>> import pyarrow as pa
+    >>> t = pa.table({"y": [1.0, 1.2, 0.9, 1.1]})
+    >>> coverage(fit(t, "constant", y="y"), t, np.ones(4, bool)).method
+    'Clopper-Pearson, 4 of 4'
+
+    Clopper and Pearson 1934, Biometrika 26:404.
     """
-    law, hits, n, left = laws.get(found.law), 0, 0, 0
+    law, hits, n, left, curves = laws.get(found.law), 0, 0, 0, []
     for key, picked in tables.groups(table, found.group, rows):
         fitted, mask = next((g for g in found.groups if g.key == key), None), np.zeros(table.num_rows, bool)
         mask[picked] = True
@@ -260,8 +281,12 @@ def coverage(found: Fit, table: pa.Table, rows: np.ndarray) -> Measured:
             continue
         spread = predictive(law, fitted, {k: tables.column(table, c, keep=mask, above=0.0) for k, c in found.x.items()})
         level = spread.cdf(tables.column(table, found.y, keep=mask, above=law.floor))
-        hits += int(np.sum(np.abs(level - 0.5) <= found.interval / 2))
-        n += int(np.sum(np.isfinite(level)))
-        left += int(np.sum(np.isnan(level)))
+        inside = np.abs(level[known := np.isfinite(level)] - 0.5) <= found.interval / 2
+        hits, n, left = hits + int(inside.sum()), n + len(inside), left + int(np.sum(~known))
+        curves += [bool(inside.all())] * bool(known.any())
     measured = statistics.proportion(hits, n, found.interval)
+    if found.group and n:
+        share, whole = measured.value, statistics.proportion(sum(curves), len(curves), found.interval)
+        method = f"Clopper-Pearson over curves: {hits} of {n} rows, {sum(curves)} of {len(curves)} curves"
+        measured = Measured(share, min(whole.low, share), max(whole.high, share), len(curves), method)
     return measured._replace(method=measured.method + f"; {left} rows left out" * (left > 0))

@@ -193,12 +193,13 @@ def of(result, name):
 
 def test_the_study_as_it_should_come_out(study):
     assert study.problems == {}
-    assert verdicts(study) == {"follows_data": "HOLDS", "plateau": "HOLDS", "exponent": "HOLDS", "alpha": "FAILS", "interval": "HOLDS",
+    assert verdicts(study) == {"follows_data": "HOLDS", "plateau": "HOLDS", "exponent": "HOLDS", "alpha": "FAILS", "interval": "INCONCLUSIVE",
                                "precision": "HOLDS", "collapse": "HOLDS", "largest_size": "HOLDS"}
     assert of(study, "follows_data").value == pytest.approx(0.01)
     assert of(study, "exponent").value == pytest.approx(1, abs=0.02)
     assert of(study, "precision").value == pytest.approx(1.09, abs=0.01)
-    assert of(study, "interval").n == 3 * 4 * 3 * 3
+    interval = of(study, "interval")  # all rows inside, but three curves say no more than 37 %
+    assert (interval.n, interval.value, interval.low) == (3, 1.0, pytest.approx(0.05 ** (1 / 3)))
     assert [p.id for p in of(study, "alpha").parts] == [f"d_model = {d}, n_params = {n}" for d, n in ((8, 2000), (16, 6000), (32, 18000))]
 
 
@@ -256,6 +257,63 @@ def test_an_empty_table_is_inconclusive():
         f"forecast {f['label']}" for f in STUDY["forecast"])}
 
 
+@pytest.mark.parametrize("columns", [
+    {}, {name: pa.array([], pa.null()) for name in runs(seeds=1).column_names}], ids=["no columns", "no types"])
+def test_a_table_without_rows_needs_no_columns_and_no_types(columns):
+    result = evaluate(STUDY, pa.table(columns))
+    assert set(verdicts(result).values()) == {"INCONCLUSIVE"}
+    assert all(v.reason for _, v in result.verdicts)
+
+
+def only(*fits, claims=("exponent", "alpha")):
+    """The study with some of its fits, a fit on the values of another, and the claims on them."""
+    second = {"id": "converged", "text": "bits per parameter, all sizes", "low": 2.5, "high": 3.5, "parameter": "converged.alpha"}
+    return {"derive": STUDY["derive"], "reduce": STUDY["reduce"], "fit": [f for f in STUDY["fit"] if f["name"] in fits],
+            "claim": [*(c for c in STUDY["claim"] if c["id"] in claims), second]}
+
+
+def test_a_group_with_one_exposure_count_is_left_out_of_the_fit_on_the_others():
+    table = runs()
+    table = table.filter(pa.array([d != 8 or e == 1000 for d, e in zip(*(table[c].to_pylist() for c in ("d_model", "exposures")),
+                                                                       strict=True)]))
+    result = evaluate(only("convergence", "line", "converged"), table)
+    assert result.problems == {}
+    assert math.isnan(result.fits["convergence"].at({"d_model": 8, "n_params": 2000}).parameters["a"].value)
+    note = result.fits["converged"].warnings[0]
+    assert note.startswith("1 of 3 groups of fit.convergence have no value and are left out: d_model = 8, n_params = 2000: not identified: ")
+    assert result.fits["converged"].at().n_rows == 2
+    assert verdicts(result)["converged"] == "HOLDS"
+    assert of(result, "alpha").parts[0].verdict == "INCONCLUSIVE"
+
+
+def test_one_run_worse_than_guessing_costs_only_what_is_fitted_to_it():
+    table = runs()
+    bits = table["memorized_bits"].to_numpy().copy()
+    row = next(i for i, r in enumerate(table.to_pylist()) if r["exposures"] == 1000 and r["n_items"] > 600 and r["dtype"] == "float32")
+    bits[row] = -3.0
+    table = table.set_column(table.column_names.index("memorized_bits"), "memorized_bits", pa.array(bits))
+    result = evaluate(only("convergence", "line", "converged"), table)
+    assert list(result.problems) == ["line"]
+    assert f"row {row + 1} = -3: must be above 0" in result.problems["line"]
+    assert verdicts(result)["exponent"] == "INCONCLUSIVE"
+    assert of(result, "exponent").reason == result.problems["line"]
+    assert "converged" in result.fits
+
+
+def test_a_value_that_cannot_be_makes_a_claim_inconclusive():
+    claim = {"id": "log", "text": "", "low": 0, "statistic": {"of": "log(seed)", "take": "mean"}}
+    found = of(evaluate({"claim": [claim]}, runs(seeds=1)), "log")
+    assert found.verdict == "INCONCLUSIVE"
+    assert "row 1 = -inf" in found.reason
+
+
+def test_a_reduce_without_rows_is_no_circle():
+    reduce = {**STUDY["reduce"][0], "where": "exposures == 7"}
+    claims = [{"id": i, "text": "", "high": 0.1, "statistic": {"of": "bits_per_param", "take": "spread", "table": "over_seeds"}} for i in "ab"]
+    result = evaluate({"derive": STUDY["derive"], "reduce": [reduce], "claim": claims}, runs(seeds=1))
+    assert all("0 rows are left" in v.reason for _, v in result.verdicts)
+
+
 @pytest.mark.parametrize(("numbers", "want"), [
     ((1.0, 0.95, 1.05, 0.9, 1.1), "HOLDS"), ((1.0, 0.9, 1.1, 0.9, 1.1), "HOLDS"), ((1.2, 1.15, 1.3, 0.9, 1.1), "FAILS"),
     ((0.5, 0.4, 0.8, 0.9, 1.1), "FAILS"), ((1.1, 1.0, 1.2, 0.9, 1.1), "INCONCLUSIVE"), ((1.0, 0.5, 1.5, 0.9, 1.1), "INCONCLUSIVE"),
@@ -311,7 +369,6 @@ def test_a_fits_file_that_is_wrong_is_one_line(toml, says):
     ("derive", 0, {"name": "f1"}, "is in the table already"), ("forecast", 0, {"at": {"m": 1}}, "must give a value"),
     ("forecast", 1, {"group": 16}, "must be one of"),
     ("claim", 0, {"statistic": {"of": "dtype", "take": "mean"}}, "must be a finite number"),
-    ("claim", 0, {"statistic": {"of": "log(seed)", "take": "mean"}}, "row 1 = -inf"),
 ])
 def test_a_fits_file_that_does_not_suit_its_table_is_one_line(section, index, change, says):
     with pytest.raises(TableError, match=says) as error:

@@ -121,6 +121,18 @@ def test_exposure_intervals_hold_at_their_level():
     assert within_binomial_band(inside, n, 0.9)
 
 
+def test_the_exposure_defaults_are_those_measured_in_bits_per_parameter():
+    """Relative defaults move an interval at the level where they were measured by less than 5 %, and that of another unit not at all."""
+    e = np.array([125.0, 250, 500, 1000, 4000])
+    y = 3 - 9 * e**-0.5
+    relative, absolute = (fit(pa.table({"e": e, "y": y}), "exposure", y="y", x="e", **known).at().parameters["a"]
+                          for known in ({}, {"misfit_sd": 0.012}))
+    law = laws.get("exposure")
+    assert law.noise_prior[0] * law.level(y) == pytest.approx(0.02, rel=0.05)
+    assert relative.value == pytest.approx(absolute.value, rel=1e-3)
+    assert relative.high - relative.low == pytest.approx(absolute.high - absolute.low, rel=0.05)
+
+
 def test_the_exposure_posterior_is_the_brute_force_one():
     """Against a sum over a three-dimensional grid of curve values at both ends and the exponent, prior flat in the former."""
     law = laws.get("exposure")
@@ -161,9 +173,7 @@ def test_units_change_only_units(name, unit_y, unit_x):
     bits = "data_bits" in x
     unit = {k: unit_y if k == "data_bits" else unit_x for k in x}
     scaled = pa.table({"y": table["y"].to_numpy() * unit_y, **{k: table[k].to_numpy() * unit[k] for k in x}})
-    noise, misfit = (0.02, 0.012) if name == "exposure" else (None, None)
-    one = fit(table, name, y="y", x=x, noise_sd=noise, misfit_sd=misfit).at()
-    two = fit(scaled, name, y="y", x=x, noise_sd=noise and noise * unit_y, misfit_sd=misfit and misfit * unit_y).at()
+    one, two = (fit(t, name, y="y", x=x).at() for t in (table, scaled))
     law = laws.get(name)
     far = {k: np.array([one.ranges[k][1] * (2 if not bits else 1.5)]) for k in x}
     far2 = {k: v * unit[k] for k, v in far.items()}

@@ -205,12 +205,32 @@ def test_coverage_counts_rows_inside():
     table = pa.table({"e": e, "y": 3 - 9 * e**-0.5 + 0.02 * rng.standard_normal(24), "d": np.repeat([8, 16], 12)})
     found = fit(table, "exposure", y="y", x="e", group="d", where="e <= 1000 and d == 8")
     measured = coverage(found, table, table["e"].to_numpy() > 1000)
-    assert measured.n == 4
+    assert measured.n == 1
     assert measured.value == 1.0
-    assert measured.method == "Clopper-Pearson, 4 of 4; 4 rows left out"
+    assert measured.method == "Clopper-Pearson over curves: 4 of 4 rows, 1 of 1 curves; 4 rows left out"
     shifted = table.set_column(1, "y", pa.array(table["y"].to_numpy() + 1.0))
     assert coverage(found, shifted, table["e"].to_numpy() > 1000).value == 0.0
     assert coverage(found, table, np.zeros(24, bool)).reason == "no rows"
+
+
+def test_coverage_counts_curves_not_their_rows():
+    """Eight readings far out on one curve are one piece of evidence: all hang on the same asymptote."""
+    e = np.concatenate([[125.0, 250, 500, 1000], np.full(8, 16000.0)])
+    y = 3 - 9 * e**-0.5
+    table = pa.table({"e": np.tile(e, 5), "y": np.tile(y, 5) + 0.5 * (np.arange(60) == 59), "d": np.repeat(np.arange(5), 12)})
+    found = fit(table, "exposure", y="y", x="e", group="d", where="e <= 1000", noise_sd=0.02)
+    far = table["e"].to_numpy() > 1000
+    measured, first = coverage(found, table, far), coverage(found, table, far & (table["d"].to_numpy() == 0))
+    assert measured.value == 39 / 40
+    assert measured.method == "Clopper-Pearson over curves: 39 of 40 rows, 4 of 5 curves"
+    exact = stats.binomtest(4, 5).proportion_ci(0.9, "exact")
+    assert (measured.low, measured.high, measured.n) == (pytest.approx(exact.low), pytest.approx(exact.high), 5)
+    assert (first.value, first.low, first.n) == (1.0, pytest.approx(0.05), 1)
+    alone = fit(table, "exposure", y="y", x="e", where="e <= 1000 and d == 0", noise_sd=0.02)
+    assert coverage(alone, table, far & (table["d"].to_numpy() == 0)).n == 8  # without groups the rows are counted
+    nowhere = table.set_column(1, "y", pa.array(table["y"].to_numpy() + 0.5 * (np.arange(60) % 12 == 11)))
+    half = coverage(found, nowhere, far)
+    assert half.low <= half.value == 35 / 40 <= half.high  # no curve is inside as a whole, most rows are
 
 
 def test_too_few_rows_is_an_error_of_its_own():

@@ -40,7 +40,8 @@ class Law:
     """A law y = function(x, p) with x = {predictor: array} (and x["1"], a column of ones) and p = {parameter: array}.
 
     `linear` names the parameters in which the function is linear (affine) given the others. `guess(x, y)` gives starts that depend on the
-    data. `limits` clip predictions, never fits. `noise_prior` is a standard deviation of y and the degrees of freedom it counts for.
+    data. `limits` clip predictions, never fits. `noise_prior` is the standard deviation of a run and the degrees of freedom it
+    counts for; it and `misfit_sd` are relative to the level of y: a log is so by itself, on a linear scale they are multiplied by `level(y)`.
     """
 
     name: str
@@ -90,6 +91,10 @@ class Law:
     def on_scale(self, y: np.ndarray) -> np.ndarray:
         """y or log y."""
         return np.log(y) if self.scale == "log" else y
+
+    def level(self, y: np.ndarray) -> float:
+        """What relative standard deviations are multiplied by: 1 on a log, the median of |y| over the rows (n,) of a fit on a linear scale."""
+        return 1.0 if self.scale == "log" else float(np.median(np.abs(y))) or float(np.abs(y).max()) or 1.0
 
     def off_scale(self, eta: np.ndarray) -> np.ndarray:
         """The inverse of `on_scale`, clipped to the limits of predictions."""

@@ -22,11 +22,11 @@ from scalemem.tables import TooFewRows
 GRID = 41  # points, at first over the prior's mean +- 4 sd
 
 
-def pooled_noise(law: Law, samples: list[Sample], known: float | None) -> tuple[float, float]:
-    """Run noise and its degrees of freedom: known (inf), or the replicates of all groups together with the law's weak prior on it."""
+def pooled_noise(law: Law, samples: list[Sample], known: float | None, level: float) -> tuple[float, float]:
+    """Run noise and its degrees of freedom: known (inf), or the replicates of all groups together with the law's weak prior, times `level`."""
     if known is not None:
         return known, math.inf
-    sd, prior_dof = law.noise_prior
+    sd, prior_dof = law.noise_prior[0] * level, law.noise_prior[1]
     errors = [s.pure_error() for s in samples]
     dof = prior_dof + sum(d for _, d in errors)
     return (math.sqrt((prior_dof * sd**2 + sum(ss for ss, _ in errors)) / dof) if dof else 0.0), dof
