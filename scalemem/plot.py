@@ -93,6 +93,6 @@ def log_x(ax: Axes) -> Axes:
     ax.set_xscale("log")
     low, high = ax.get_xlim()
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
     ax.xaxis.set_minor_formatter(NullFormatter())
     return ax
