@@ -1,7 +1,7 @@
 """Verdicts on claims, from data only: HOLDS, FAILS or INCONCLUSIVE. Interprets `fits/NAME.toml`, whose schema is `scalemem.schema`.
 
-Intervals: t over rows (mean), order statistics (median), bootstrap over rows (min, max, max_abs, spread; its outer end is the value seen),
-t over pairs of the log ratio (ratio), Clopper-Pearson (coverage), F (collapse). A claim HOLDS if the interval lies inside [low, high],
+Intervals: t over rows (mean), order statistics (median), redrawn with the noise of the values or else bootstrap over rows (min, max, max_abs,
+spread), t over pairs of the log ratio (ratio), Clopper-Pearson (coverage), F (collapse). A claim HOLDS if the interval lies inside [low, high],
 FAILS if it lies outside, and is INCONCLUSIVE if it straddles a threshold or there is no interval.
 """
 
@@ -20,7 +20,7 @@ from scalemem.expressions import missing
 from scalemem.fitting import NODES, Fit, carry, fit, plain
 from scalemem.forecasting import Forecast, coverage, forecast, with_backtest
 from scalemem.laws import statistics
-from scalemem.laws.statistics import Measured
+from scalemem.laws.statistics import Measured, Noise
 from scalemem.schema import QUANTITIES, check
 from scalemem.schema import check_keys as check_keys  # part of this module's interface
 from scalemem.spec import SpecError
@@ -162,7 +162,11 @@ class _Study:
         values = np.full(source.num_rows, math.nan)
         values[keep] = tables.column(source, entry["column"], keep=keep)
         found = tables.groups(source, entry["group"], keep)
-        rows = [{**k, entry["column"]: float(_REDUCE[entry["statistic"]](values[r])), "n_rows": len(r)} for k, r in found]
+        name, take = entry["column"], entry["statistic"]
+        rows = [{**k, name: float(_REDUCE[take](values[r])), "n_rows": len(r)} for k, r in found]
+        if take == "mean":
+            rows = [row | {f"{name}_sd": float(values[r].std(ddof=1)) if len(r) > 1 else math.nan}
+                    for row, (_, r) in zip(rows, found, strict=True)]
         if not rows:
             raise TooFewRows(f"reduce {entry['name']}: 0 rows are left by where = {entry.get('where')!r}; widen it")
         return pa.Table.from_pylist(rows)
@@ -224,7 +228,8 @@ class _Study:
             keep = tables.mask(source, q.get("where"), self.constant)
             parts = tables.groups(source, q.get("group", ()), keep) or [({}, np.zeros(0, int))]
             values = tables.values(source, q["of"], keep, self.constant)
-            return [(tables.key_text(k), statistics.statistic(values[rows], q["take"], _INTERVAL)) for k, rows in parts]
+            return [(tables.key_text(k), statistics.statistic(values[rows], q["take"], _INTERVAL, self.noise(q, source, values, rows)))
+                    for k, rows in parts]
         if kind == "ratio":
             source = self.table(q.get("table", "runs"))
             sides = []
@@ -241,6 +246,19 @@ class _Study:
             found, source = self.fit(q["fit"]), self.table(self.entry("fit", q["fit"]).get("table", "runs"))
             return [("", coverage(found, source, tables.mask(source, q["where"], self.constant)))]
         return [("", statistics.sd_ratio(self.fit(q["pooled"]).residual(), self.fit(q["separate"]).residual(), _INTERVAL))]
+
+    def noise(self, q: dict[str, Any], source: pa.Table, values: np.ndarray, rows: np.ndarray) -> Noise | None:
+        """What is known of the noise of a statistic's rows: from replicates among them, or from the runs behind a reduced mean."""
+        if "replicates" in q:
+            keep = np.zeros(source.num_rows, bool)
+            keep[rows] = True
+            cells = np.zeros(source.num_rows, int)
+            for number, (_, members) in enumerate(tables.groups(source, q["replicates"], keep)):
+                cells[members] = number
+            return statistics.noise_of_rows(values[rows], cells[rows])
+        if f"{q['of']}_sd" in source.column_names and "n_rows" in source.column_names:
+            return statistics.noise_of_means(*(tables.load(source, c)[rows] for c in (f"{q['of']}_sd", "n_rows")))
+        return None
 
     def parameter(self, dotted: str) -> list[tuple[str, Measured]]:
         name, _, parameter = dotted.partition(".")

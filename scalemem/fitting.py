@@ -219,8 +219,9 @@ def _mapping(law: Law, x: Mapping[str, str] | str | None) -> dict[str, str]:
         x = {law.predictors[0]: x} if len(law.predictors) == 1 else {"": x}
     x = dict(x or {})
     if set(x) != set(law.predictors):
-        need = ", ".join(law.predictors) or "none"
-        raise TableError(f"x of law {law.name} = {x}: must name a column for each predictor ({need}); write x = {{PREDICTOR = COLUMN}}")
+        need, mend = ", ".join(law.predictors) or "none", " and ".join(f"{k}=COLUMN" for k in law.predictors) or "no x"
+        raise TableError(f"x of law {law.name} = {x}: must name a column for each predictor ({need}) of {law.formula}; "
+                         f"NAME=COLUMN: write {mend}")
     return x
 
 

@@ -7,14 +7,17 @@
     [[forecast]]  fit, at = {predictor = value}, label, [group, interval, scale = factor, unit = "text"]
     [[claim]]     id, text, low and / or high, [published, source], and exactly one quantity:
       parameter = "fit.param"                                every group must hold; the worst decides
-      statistic = {of, take, [where, reason, group, table]}  take = mean | median | min | max | max_abs | spread (max - min over mean)
+      statistic = {of, take, [where, reason, group, table, replicates = [columns]]}
+                                                             take = mean | median | min | max | max_abs | spread (max - min over mean)
       ratio     = {of, numerator_where, denominator_where, paired_by = [columns], [table]}
       coverage  = {fit, where, [group of the fit is by its columns]}
       collapse  = {pooled = "fit", separate = "fit"}         residual sd of one curve for all over that of a curve each
 
 `table` is "runs" (the default), the name of a reduce, or "fit.NAME": a row per group with its columns and each parameter's value, _low and
-_high; a fit on it carries the first fit's uncertainty, as shared by all its rows. A reduce has its group columns, the reduced column and
-`n_rows`. Expressions are those of `scalemem.tables`, and may use a fitted parameter as `fit_name.parameter`.
+_high; a fit on it carries the first fit's uncertainty, as shared by all its rows. A reduce has its group columns, the reduced column,
+`n_rows` and, for a mean, its standard deviation as `COLUMN_sd`. `replicates`
+are the columns that must agree for rows to differ by noise alone; a `spread` or other extreme of a reduced mean knows its noise by itself.
+Expressions are those of `scalemem.expressions`, and may use a fitted parameter as `fit_name.parameter`.
 `where` in a fit or a reduce needs a `reason`. Sections may refer to each other in any order.
 """
 
@@ -28,7 +31,7 @@ from scalemem.spec import SpecError
 
 # key:kind, with ! where it is required
 QUANTITIES = {
-    "statistic": "of:text! take:text! where:text reason:text group:list table:text",
+    "statistic": "of:text! take:text! where:text reason:text group:list table:text replicates:list",
     "ratio": "of:text! numerator_where:text! denominator_where:text! paired_by:list! table:text",
     "coverage": "fit:text! where:text!",
     "collapse": "pooled:text! separate:text!",

@@ -8,6 +8,7 @@ from copy import deepcopy
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy import stats
 
 from scalemem.claims import Claim, evaluate, verdict
 from scalemem.laws import statistics
@@ -363,7 +364,7 @@ def test_a_fits_file_that_is_wrong_is_one_line(toml, says):
 
 
 @pytest.mark.parametrize(("section", "index", "change", "says"), [
-    ("fit", 0, {"y": "bits"}, "its columns are: d_model"), ("fit", 0, {"law": "expo"}, "legal: power"),
+    ("fit", 0, {"y": "bits"}, "its columns are: d_model"), ("fit", 0, {"law": "expo"}, r"exposure \(exposures\)"),
     ("fit", 0, {"x": {}}, "must name a column"),
     ("fit", 0, {"where": "exposures <="}, "cannot be read"), ("derive", 0, {"expression": "__import__('os')"}, "not part of the language"),
     ("derive", 0, {"name": "f1"}, "is in the table already"), ("forecast", 0, {"at": {"m": 1}}, "must give a value"),
@@ -377,7 +378,6 @@ def test_a_fits_file_that_does_not_suit_its_table_is_one_line(section, index, ch
 
 
 def test_statistics_against_textbook_values():
-    from scipy import stats
     v = np.random.default_rng(1).normal(2, 1, 25)
     mean = statistics.statistic(v, "mean", 0.9)
     assert mean[:3] == pytest.approx((v.mean(), *stats.t.interval(0.9, 24, v.mean(), stats.sem(v))))
@@ -391,6 +391,56 @@ def test_statistics_against_textbook_values():
     assert (ratio.low**2, ratio.high**2) == pytest.approx((3 / stats.f.ppf(0.95, 10, 20), 3 / stats.f.ppf(0.05, 10, 20)))
     top = statistics.statistic(v, "max", 0.9)
     assert top.low < top.high == top.value == v.max()
+
+
+def test_an_extreme_allows_for_the_noise_of_the_values():
+    """A spread of 9 % over means of two runs is no proof of less than 10 %: the runs say how far the means may be off."""
+    means, sizes = np.array([1.0, 1.045, 1.09]), np.full(3, 2)
+    sharp, noisy = (statistics.statistic(means, "spread", 0.9, statistics.noise_of_means(np.full(3, sd), sizes)) for sd in (1e-6, 0.05))
+    assert sharp.value == noisy.value == pytest.approx(0.09 / 1.045)
+    assert (sharp.low, sharp.high) == pytest.approx((sharp.value, sharp.value), abs=1e-5)
+    assert noisy.low < 0.05
+    assert noisy.high > 0.15
+    assert noisy == statistics.statistic(means[::-1], "spread", 0.9, statistics.noise_of_means(np.full(3, 0.05), sizes))  # no luck in it
+    blind = statistics.statistic(means, "spread", 0.9)
+    assert blind.high < 1.02 * blind.value
+    assert "noise is unknown" in blind.method
+    rng, cells = np.random.default_rng(0), np.repeat(np.arange(20), 3)
+    rows = 0.1 * rng.standard_normal(60)
+    noise = statistics.noise_of_rows(rows, cells)
+    assert noise is not None
+    assert (noise.sd, noise.dof) == (pytest.approx(0.1, rel=0.2), 40)
+    for take, sign in (("max_abs", 1), ("max", 1), ("min", -1)):
+        found = statistics.statistic(rows, take, 0.9, noise)
+        assert sign * (found.high if sign > 0 else found.low) > sign * found.value
+        assert found.low < found.value < found.high
+    assert statistics.noise_of_means(np.full(3, np.nan), np.ones(3, int)) is None
+    assert statistics.noise_of_rows(rows, np.arange(60)) is None
+
+
+def test_the_noise_of_an_extreme_holds_at_its_level():
+    """Five cells of three runs whose true means spread by 10 %: the upper end lies below that in no more than a twentieth of studies."""
+    rng, truth, below, inside = np.random.default_rng(1), np.linspace(0.95, 1.05, 5), 0, 0
+    for _ in range(200):
+        cells = truth + 0.03 * rng.standard_normal((3, 5))
+        noise = statistics.noise_of_means(cells.std(0, ddof=1), np.full(5, 3))
+        found = statistics.statistic(cells.mean(0), "spread", 0.9, noise)
+        below += found.high < 0.1
+        inside += found.low <= 0.1 <= found.high
+    assert below <= stats.binom.ppf(0.9999, 200, 0.05)
+    assert inside >= stats.binom.ppf(1e-4, 200, 0.9)
+
+
+def test_a_reduced_mean_and_replicates_bring_their_noise():
+    far = "exposures == 1000 and dtype == 'float32' and data_bits < 2 * n_params"
+    replicates = {"of": "bits_per_param", "take": "max_abs", "where": far, "replicates": ["d_model", "n_items"]}
+    claims = [{"id": "rows", "text": "", "high": 9, "statistic": replicates},
+              {"id": "cells", "text": "", "high": 9, "statistic": {"of": "bits_per_param", "take": "spread", "table": "over_seeds"}}]
+    result = evaluate({"derive": STUDY["derive"], "reduce": STUDY["reduce"], "claim": claims}, runs())
+    rows, cells = of(result, "rows"), of(result, "cells")
+    assert "18 degrees of freedom" in rows.method  # 3 sizes x 2 data sizes x 4 seeds
+    assert "27 degrees of freedom" in cells.method  # 3 sizes x 3 data sizes x 4 seeds
+    assert cells.high > cells.value
 
 
 @pytest.mark.parametrize("take", ["mean", "median", "min", "max", "max_abs", "spread"])

@@ -347,9 +347,10 @@ def test_cells_that_cannot_be_fitted(change, says):
 
 
 @pytest.mark.parametrize(("arguments", "says"), [
-    ({"law": "powre"}, "legal: power"), ({"y": "z"}, "its columns are: x, y"), ({"x": "z"}, "'z': not in the table"),
-    ({"x": {"n": "x"}}, "must name a column for each predictor"), ({"x": None}, "must name a column"),
-    ({"law": "capacity"}, "must name a column for each predictor"), ({"where": "x > 9"}, "0 of 4 rows are left"),
+    ({"law": "powre"}, r"power \(x\), .* capacity \(data_bits, n_params\), .*NAME=COLUMN"),
+    ({"y": "z"}, "its columns are: x, y"), ({"x": "z"}, "'z': not in the table"),
+    ({"x": {"n": "x"}}, r"each predictor \(x\) of y = a x\^b; NAME=COLUMN: write x=COLUMN"), ({"x": None}, "must name a column"),
+    ({"law": "capacity"}, "write data_bits=COLUMN and n_params=COLUMN"), ({"where": "x > 9"}, "0 of 4 rows are left"),
     ({"where": "x"}, "true or false"),
     ({"interval": 1.0}, "between 0 and 1"), ({"interval": math.nan}, "between 0 and 1"), ({"misfit_sd": -1.0}, "misfit_sd"),
     ({"noise_sd": math.nan}, "noise_sd"), ({"group": "z"}, "'z': not in the table"), ({"weights": "y"}, "whole number"),

@@ -106,8 +106,15 @@ def test_the_smooth_minimum_lies_below_the_hard_one_and_meets_it():
 
 
 def test_an_unknown_law_names_the_legal_ones():
-    with pytest.raises(TableError, match="legal: power, power_floor, capacity"):
+    with pytest.raises(TableError, match=r"power \(x\), power_floor \(x\), capacity \(data_bits, n_params\)"):
         laws.get("powre")
+
+
+def test_laws_describe_themselves():
+    found = {d["name"]: d for d in laws.describe()}
+    assert tuple(found) == laws.names()
+    assert found["capacity"] == {"name": "capacity", "formula": "y = min(data_bits, alpha n_params)", "predictors": "data_bits, n_params"}
+    assert found["constant"]["predictors"] == "none"
 
 
 def test_a_law_that_cannot_be_fitted_is_not_built():

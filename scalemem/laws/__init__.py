@@ -1,4 +1,4 @@
-"""The laws, one file a family; `get(name)` and `names()`. A new law is one file here and one line in this registry."""
+"""The laws, one file a family; `get(name)`, `names()` and `describe()`. A new law is one file here and one line in this registry."""
 
 from __future__ import annotations
 
@@ -23,6 +23,15 @@ def names() -> tuple[str, ...]:
     return tuple(_LAWS)
 
 
+def describe() -> list[dict[str, str]]:
+    """What one chooses a law by: `{name, formula, predictors}` of each, predictors as text to write --x NAME=COLUMN from.
+
+    >>> describe()[0]
+    {'name': 'power', 'formula': 'y = a x^b', 'predictors': 'x'}
+    """
+    return [{"name": law.name, "formula": law.formula, "predictors": ", ".join(law.predictors) or "none"} for law in _LAWS.values()]
+
+
 def get(name: str | Law) -> Law:
     """The law of a name; a Law is returned as it is. Raises TableError for an unknown name.
 
@@ -33,8 +42,9 @@ def get(name: str | Law) -> Law:
         return name
     if name not in _LAWS:
         from scalemem.tables import TableError
-        raise TableError(f"law {name!r}: unknown; legal: {', '.join(_LAWS)}; choose one of these")
+        each = ", ".join(f"{d['name']} ({d['predictors']})" for d in describe())
+        raise TableError(f"law {name!r}: unknown; legal, with predictors: {each}; choose one, and give each predictor a column by NAME=COLUMN")
     return _LAWS[name]
 
 
-__all__ = ["Law", "Parameter", "get", "names"]
+__all__ = ["Law", "Parameter", "describe", "get", "names"]

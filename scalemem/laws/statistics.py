@@ -26,13 +26,52 @@ def missing(n: int, method: str, reason: str, value: float = math.nan) -> Measur
     return Measured(value, math.nan, math.nan, n, method, reason)
 
 
-def statistic(values: np.ndarray, take: str, interval: float) -> Measured:
-    """mean (t interval), median (order statistics), min, max, max_abs or spread = (max - min) / mean (bootstrap over rows).
+class Noise(NamedTuple):
+    """What is known of the noise of n values: the sd of each, (n,) or a number, and the degrees of freedom of that estimate."""
+
+    sd: np.ndarray | float
+    dof: int
+
+
+def noise_of_means(sds: np.ndarray, sizes: np.ndarray) -> Noise | None:
+    """The noise of cell means (n,) from the sds and sizes of their cells, pooled: s_i^2 = s^2 / n_i. None where no cell has two rows."""
+    dof = np.maximum(sizes - 1, 0)
+    if not dof.sum():
+        return None
+    pooled = float(np.sum(np.where(dof > 0, sds, 0.0) ** 2 * dof)) / dof.sum()
+    return Noise(np.sqrt(pooled / sizes), int(dof.sum()))
+
+
+def noise_of_rows(values: np.ndarray, cells: np.ndarray) -> Noise | None:
+    """The noise of single rows (n,): their pooled sd about the means of cells (n,), which number them. None without replicates."""
+    sizes = np.bincount(cells)
+    dof = len(values) - int(np.sum(sizes > 0))
+    means = np.bincount(cells, values) / np.maximum(sizes, 1)
+    return Noise(math.sqrt(float(np.sum((values - means[cells]) ** 2)) / dof), dof) if dof else None
+
+
+def statistic(values: np.ndarray, take: str, interval: float, noise: Noise | None = None) -> Measured:
+    """A statistic of n values, with its interval.
+
+    mean has a t interval, median order statistics. An extreme T, which is min, max, max_abs = max |v| or spread = (max - min) / mean, has
+
+        T +- |q - T|,  q the outer quantile of T(v_i + s_i t_i),  t_i = z_i sqrt(dof / chi^2_dof), z_i normal, chi^2 one for all
+
+    where the noise s_i of the values is known: noise pushes an extreme outwards, so redrawing it does so once more, and what it adds is
+    allowed on both sides. min, max and max_abs also reach as far inwards as the bootstrap over the values does. Where the noise is not known
+    there is the bootstrap alone, which reaches hardly further out than the value seen, and `method` says so. Draws are the same in each call.
+
+    Args:
+      values: (n,).
+      take: mean, median, min, max, max_abs or spread.
+      interval: probability of the interval.
+      noise: of the values, in their unit.
 
     >>> statistic(np.array([1.0, 2.0, 3.0]), "mean", 0.9)[:4]
     (2.0, 0.314..., 3.685..., 3)
     """
-    values, n = np.sort(values), len(values)
+    order, n = np.argsort(values), len(values)
+    values = values[order]
     if n == 0:
         return missing(0, take, "no rows")
     if take == "mean":
@@ -41,12 +80,21 @@ def statistic(values: np.ndarray, take: str, interval: float) -> Measured:
         return _median(values, interval)
     of = {"min": lambda v: v.min(-1), "max": lambda v: v.max(-1), "max_abs": lambda v: np.abs(v).max(-1),
           "spread": lambda v: np.ptp(v, -1) / v.mean(-1)}[take]
-    value, method = float(of(values)), f"{take}, bootstrap over {n} rows"
-    if n < 3:
+    value, rng, ends = float(of(values)), np.random.default_rng(0), ((1 - interval) / 2, (1 + interval) / 2)
+    if noise is not None:
+        sd = np.broadcast_to(noise.sd, n)[order] * np.sqrt(noise.dof / rng.chisquare(noise.dof, (RESAMPLES, 1)))
+        reach = abs(float(np.quantile(of(values + sd * rng.standard_normal((RESAMPLES, n))), ends[take != "min"])) - value)
+        method = f"{take} of {n} rows, redrawn with noise of {noise.dof} degrees of freedom"
+        low, high = value - reach, value + reach
+    else:
+        method = f"{take}, bootstrap over {n} rows; their noise is unknown and not allowed for"
+        low = high = value
+    if n < 3 and (noise is None or n < 2):
         return missing(n, method, f"{n} rows: a bootstrap needs at least 3", value)
-    again = of(values[np.random.default_rng(0).integers(0, n, (RESAMPLES, n))])
-    low, high = np.quantile(again, ((1 - interval) / 2, (1 + interval) / 2))
-    return Measured(value, float(min(low, value)), float(max(high, value)), n, method)
+    if noise is None or (take != "spread" and n > 2):
+        again = np.quantile(of(values[rng.integers(0, n, (RESAMPLES, n))]), ends)
+        low, high = min(low, float(again[0])), max(high, float(again[1]))
+    return Measured(value, max(low, 0.0) if take in ("max_abs", "spread") and value >= 0 else low, high, n, method)
 
 
 def _mean(values: np.ndarray, interval: float) -> Measured:
