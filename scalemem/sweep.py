@@ -144,14 +144,15 @@ class Sweep:
         return [point.run for point in self._points.values()]
 
     def labels(self) -> dict[str, dict[str, int]]:
-        """For every `run_id`, the position of the run on each axis of the part of the sweep that it is from."""
-        return {key: dict(point.position) for key, point in self._points.items()}
+        """For every `run_id`, the position of the run on each axis of the first part of the sweep that has it."""
+        return {key: dict(next(iter(point.places.values()))) for key, point in self._points.items()}
 
     def reduce_tuned(self, table: T) -> T:
         """Keeps the rows of the best value of every tuned axis, for each combination of the grid axes.
 
         The repeats of a tuned value are averaged before values are compared. A value is passed over if one of its rows
-        diverged or has no finite `by`.
+        diverged or has no finite `by`. Each part of a union is tuned on its own, with all of its runs, those that other
+        parts have, too; what any part keeps is kept.
 
         Args:
           table: a `pyarrow.Table` or a list of dicts with the columns `run_id` and `by`, one row a run.
@@ -169,10 +170,10 @@ class Sweep:
         places = {row["run_id"]: i for i, row in enumerate(rows)} if _has(rows, "run_id") else {}
         groups: dict[tuple[int, ...], dict[tuple[int, ...], list[int]]] = {}
         for key, point in self._points.items():
-            if key in places:
-                roles = {name: axis.role for name, axis in self._parts[point.part].axes.items()}
-                group = (point.part, *(i for name, i in point.position.items() if roles[name] == "grid"))
-                value = tuple(i for name, i in point.position.items() if roles[name] == "tune")
+            for part, position in point.places.items() if key in places else ():
+                roles = {name: axis.role for name, axis in self._parts[part].axes.items()}
+                group = (part, *(i for name, i in position.items() if roles[name] == "grid"))
+                value = tuple(i for name, i in position.items() if roles[name] == "tune")
                 groups.setdefault(group, {}).setdefault(value, []).append(places[key])
         keep: list[int] = []
         edges: dict[str, int] = {}
@@ -191,7 +192,7 @@ class Sweep:
             if count:
                 warnings.warn(f"the best {name} is at the edge of its range in {count} of {len(groups)} combinations; "
                               "widen the range", TuningWarning, stacklevel=2)
-        keep.sort()
+        keep = sorted(set(keep))
         return [rows[i] for i in keep] if isinstance(table, list) else table.take(keep)  # type: ignore[return-value, attr-defined]
 
     @cached_property
@@ -225,7 +226,8 @@ class Sweep:
         for number, part in enumerate(self._parts):
             for position in itertools.product(*map(range, map(len, part._substitutions))):
                 run = part._run(position)
-                points.setdefault(run_id(run), _Point(run, number, dict(zip(part.axes, position, strict=True))))
+                point = points.setdefault(run_id(run), _Point(run, {}))
+                point.places.setdefault(number, dict(zip(part.axes, position, strict=True)))
         return points
 
     def _run(self, position: tuple[int, ...]) -> RunSpec:
@@ -246,8 +248,7 @@ class Sweep:
 
 class _Point(NamedTuple):
     run: RunSpec
-    part: int  # which part of a union the run is from
-    position: dict[str, int]  # axis name to position on that axis
+    places: dict[int, dict[str, int]]  # for every part of a union that has the run: axis name to position on that axis
 
 
 def _leaves(value: Any, path: str = "") -> list[str]:

@@ -190,6 +190,22 @@ def test_a_union_is_tuned_part_by_part_and_arrow_tables_stay_arrow():
     assert set(kept["run_id"].to_pylist()) >= set(map(run_id, other.runs()))
 
 
+def test_a_run_of_two_parts_of_a_union_is_compared_in_both():
+    """In the second part 0.02 wins: it is of the first part, too, and the loser does not stay for want of its rival."""
+    def part(exposures, *rates):
+        return Sweep(BASE, {"exposures": grid(*exposures), "peak_lr": tune(*rates, by="score")})
+
+    a, b = part((1,), 0.01, 0.02), part((1, 2), 0.005, 0.02)
+    for sweep in (b + a, a + b):
+        with pytest.warns(TuningWarning, match="at the edge"):
+            kept = sweep.reduce_tuned(table(sweep, lambda e, lr, seed: abs(lr - 0.02)))
+        assert sorted(row["key"][:2] for row in kept) == [(1, 0.02), (2, 0.02)]
+    assert (b + a).labels()[run_id(a.runs()[1])] == {"exposures": 0, "peak_lr": 1}
+    loser = [row for row in table(b + a, lambda e, lr, seed: abs(lr - 0.02)) if row["key"][:2] != (1, 0.02)]
+    with pytest.warns(TuningWarning):
+        assert sorted(row["key"][:2] for row in (b + a).reduce_tuned(loser)) == [(1, 0.005), (1, 0.01), (2, 0.02)]
+
+
 def test_a_table_without_the_column_is_refused():
     with pytest.raises(SpecError, match="no column 'score'; legal: run_id"):
         tuned().reduce_tuned([{"run_id": run_id(run)} for run in tuned().runs()])
