@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -29,7 +28,8 @@ def _close_in_child() -> None:
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_close_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
 
 
 @contextlib.contextmanager
@@ -41,7 +41,8 @@ def exclusive(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
       wait_s: how long to wait for another holder, in seconds.
 
     Raises:
-      StoreError: another process, or this one, holds it; one line with pid, host, since when and how to mend it.
+      StoreError: another process, or this one, holds it; one line with pid, host, since when and how to mend it. Or there are no
+        locks here: needs Linux or macOS.
     """
     with one_line(path):
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # not inheritable: closed in a child that execs
@@ -49,7 +50,7 @@ def exclusive(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     try:
         with one_line(path):
             deadline = time.monotonic() + wait_s
-            while not _try_lock(fd, fcntl.LOCK_EX):
+            while not _try_lock(fd):
                 if time.monotonic() >= deadline:
                     raise StoreError(f"{path.parent}: {_describe(_read(path))}; wait for it or end it, "
                                      "then run the same command again")
@@ -92,7 +93,7 @@ def lease(folder: Path, run_ids: Iterable[str]) -> Iterator[Lease]:
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         _held.add(fd)
         try:  # locked before it has its name, so nobody sees it unlocked while we live
-            _try_lock(fd, fcntl.LOCK_EX)
+            _try_lock(fd)
             os.pwrite(fd, json.dumps({**_self(), "run_ids": granted}).encode(), 0)
             os.rename(temporary, path)
         except BaseException:
@@ -129,14 +130,18 @@ def _alive(path: Path, host: str) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return not _try_lock(fd, fcntl.LOCK_SH)
+        return not _try_lock(fd, shared=True)
     finally:
         os.close(fd)
 
 
-def _try_lock(fd: int, how: int) -> bool:
+def _try_lock(fd: int, *, shared: bool = False) -> bool:
     try:
-        fcntl.flock(fd, how | fcntl.LOCK_NB)
+        import fcntl
+    except ImportError:  # Windows: whoever only reads and fits does not come here
+        raise StoreError("writing to a store needs file locks, which are there on Linux and macOS; run there, analyse anywhere") from None
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

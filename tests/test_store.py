@@ -6,6 +6,8 @@ import os
 import pickle
 import random
 import re
+import subprocess
+import sys
 
 import pytest
 from pyarrow import csv, parquet
@@ -272,3 +274,29 @@ def test_exports_that_cannot_be_written(store, tmp_path):
             store.export(tmp_path / out)
     with pytest.raises(StoreError, match="no table 'runz'; legal: curves, runs"):
         store.export(tmp_path / "x.csv", "runz")
+
+
+def test_without_file_locks_a_store_is_read_but_not_written(store):
+    """As on Windows: no fcntl, no fork."""
+    ids = fill(store)
+    code = f"""
+import os, sys
+import random  # itself in want of a fork
+sys.modules["fcntl"] = None
+del os.register_at_fork
+import scalemem, scalemem.tables, scalemem.fitting
+from scalemem.store import Store, StoreError
+store = Store.open({str(store.path)!r})
+print(len(store.finished()), store.table("runs").num_rows)
+for held in (store.writer, lambda: store.lease(["a"])):
+    try:
+        with held():
+            pass
+    except StoreError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    counts, *errors = done.stdout.splitlines()
+    assert counts == f"{len(ids)} {len(ids)}"
+    assert errors == ["writing to a store needs file locks, which are there on Linux and macOS; run there, analyse anywhere"] * 2
