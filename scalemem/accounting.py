@@ -80,7 +80,8 @@ def train_flops(run: RunSpec) -> float:
 def data_bits(run: RunSpec) -> float:
     """Bits in the scored tokens of a run's first data set, given the first token of each item: n (S - 1) log2 V.
 
-    NaN for a generator whose items are not uniform tokens: only the generator knows its entropy.
+    NaN for a generator whose items are not uniform tokens: only the generator knows its entropy. The rows of a store have it from
+    there (`execute.work`), whichever generator it is.
     """
     data = run.stages[0].data
     if data.generator != "uniform":

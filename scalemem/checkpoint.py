@@ -1,6 +1,6 @@
 """Checkpoints of a pack in progress, through Orbax: the newest whole one is read, a half-written one never is.
 
-    <folder>/pack.json          which runs, in which order and shape: a resume must use the same
+    <folder>/pack.json          which runs, in which order and shape, under which executor: a resume must use the same
     <folder>/<epoch>.json       the curves so far
     <folder>/<epoch>/           the states, written by Orbax under a temporary name and renamed when whole
 """

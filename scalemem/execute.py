@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 import os
+import socket
+import statistics
 import time
+import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from scalemem import accounting, checkpoint, data, measure, objectives, optimizers, pack, train
+from scalemem import __version__, accounting, checkpoint, data, measure, objectives, optimizers, pack, train
 from scalemem.pack import Pack
 from scalemem.spec import RunSpec, SpecError, canonical_json, from_dict, run_id, to_dict
 from scalemem.store import Store
 
-FLOPS_PER_CORE = 25e9  # a first guess of the training rate of small models, before the store has measured any
+FLOPS_PER_CORE = 25e9  # the training rate of small models on a CPU core, where a store has timed none
 SHORT_RUN_S = 2.0  # runs shorter than this share a pack on a CPU
 PACK_SIZE = 8
 CHUNK_S = 2.0  # a call of the program lasts about this long: progress, interrupts and checkpoints come between calls
@@ -32,7 +35,8 @@ def check(runs: Sequence[RunSpec]) -> None:
 
     for run in {pack_key(run): run for run in runs}.values():
         stage = run.stages[0]
-        data.get(stage.data.generator), objectives.get(stage.objective)
+        data.get(stage.data.generator)
+        objectives.get(stage.objective)
         optimizers.get(stage.optimizer.name)
         for probe in run.probes:
             measure.get(probe.measure)
@@ -57,9 +61,9 @@ def _micro_batch(runs: Sequence[RunSpec], how: str) -> int:
     return min(range(1, min(most, max(batches)) + 1), key=lambda rows: sum(-(-b // rows) * (rows + 1) / b for b in batches))
 
 
-def seconds(run: RunSpec, flops_per_s: float = FLOPS_PER_CORE) -> float:
-    """Estimated time of a run on one core."""
-    return accounting.train_flops(run) / flops_per_s + accounting.steps(run.stages[0]) * 3e-5 + 0.05
+def seconds(run: RunSpec) -> float:
+    """Estimated time of a run on one core. Plans rest on it, so it depends on the run alone, not on what a store has timed."""
+    return accounting.train_flops(run) / FLOPS_PER_CORE + accounting.steps(run.stages[0]) * 3e-5 + 0.05
 
 
 def plan(runs: Sequence[RunSpec], store: Store | None = None, how: str = "map", devices: int = 1) -> list[Pack]:
@@ -67,19 +71,25 @@ def plan(runs: Sequence[RunSpec], store: Store | None = None, how: str = "map", 
 
     Args:
       runs: the whole sweep; it fixes how much room a shape's data sets get, whatever has been done already.
-      store: whose finished runs are left out, and whose checkpointed packs go on first, as they were.
-      how: the executor; "vmap" and "shard" keep runs of one number of items and batch together.
+      store: whose finished runs are left out, and whose packs with a checkpoint of this executor go on first, as they were, with
+        their finished runs in their places. `left` counts what there is to do.
+      how: "map", "vmap" or "shard"; the last two keep runs of one number of items and batch together.
       devices: for "shard": pack sizes are multiples of it.
+    Returns:
+      packs that have every missing run once.
     Raises:
       SpecError: a name in a run that does not exist, or a run too long to count.
+      StoreError: the store cannot be read.
     """
     check(runs)
     todo = {run_id(run): run for run in (store.missing(runs) if store else runs)}
-    resumed = [p for p in (_checkpointed(store, name) for name in store.checkpoints()) if p] if store else []
-    resumed = [p for p in resumed if any(run_id(run) in todo for run in p.runs)]
-    for p in resumed:
-        for run in p.runs:
-            todo.pop(run_id(run), None)
+    resumed = []
+    for name in store.checkpoints() if store else ():
+        p = _checkpointed(store, name, how, devices)  # type: ignore[arg-type]
+        if p and any(run_id(run) in todo for run in p.runs):
+            resumed.append(p)
+            for run in p.runs:
+                todo.pop(run_id(run), None)
     sweep: dict[Any, list[RunSpec]] = {}
     for run in runs:
         sweep.setdefault(pack_key(run), []).append(run)
@@ -103,6 +113,44 @@ def pack_seconds(p: Pack) -> float:
     return sum(map(seconds, p.runs))
 
 
+class Left(NamedTuple):
+    """What is left to do."""
+
+    runs: int
+    flops: float
+    seconds: float  # one pack after another
+
+
+def left(packs: Sequence[Pack], store: Store, how: str = "map", devices: int = 1) -> Left:
+    """What is left of packs: their runs that the store lacks, from the epochs on that their checkpoints have.
+
+    Args:
+      packs: as planned.
+      store: their store; where it has timed this executor on this machine, its median rate gives the seconds.
+      how, devices: the executor, as for `plan`.
+    """
+    finished, rate = store.finished(), _rate(store, how, devices)
+    runs, flops, time_s = 0, 0.0, 0.0
+    for p in packs:
+        folder = store.checkpoint_dir(p.id)
+        done = checkpoint.epochs(folder)[-1] if _suits(checkpoint.load_pack(folder), how, devices) else 0
+        for run in p.runs:
+            if run_id(run) not in finished:
+                work = _flops(run, done, run.stages[0].exposures)
+                share = work / max(1.0, accounting.train_flops(run))
+                runs, flops, time_s = runs + 1, flops + work, time_s + (work / rate if rate else share * seconds(run))
+    return Left(runs, flops, time_s)
+
+
+def _rate(store: Store, how: str, devices: int) -> float | None:
+    """FLOPs a second of this executor on this machine: the median of the packs that the store has timed, None if there are none."""
+    wanted = {"host": socket.gethostname(), "executor": how, "devices": max(1, devices)}
+    timed = [made for made in store.provenance().values() if made.get("work_seconds") and wanted.items() <= made.items()]
+    timed.sort(key=lambda made: made["work_seconds"])  # the last of a pack is of all of it
+    rates = {made["pack"]: made["work_flops"] / made["work_seconds"] for made in timed}
+    return statistics.median(rates.values()) if rates else None
+
+
 def to_json(p: Pack) -> dict[str, Any]:
     """A pack as JSON; `from_json` is the inverse."""
     return {"runs": [to_dict(run, defaults=False) for run in p.runs], "size": p.size, "slots": p.shape.slots,
@@ -115,70 +163,121 @@ def from_json(value: dict[str, Any]) -> Pack:
     return Pack(train.Shape.of(runs[0], slots=value["slots"], micro_batch=value["micro_batch"]), runs, value["size"])
 
 
-def _checkpointed(store: Store, name: str) -> Pack | None:
+def _suits(saved: dict[str, Any] | None, how: str, devices: int) -> bool:
+    """Whether an executor can go on with a checkpoint: one of another executor has states of other places or on other devices."""
+    return saved is not None and (saved.get("how", "map"), saved.get("devices", 1)) == (how, max(1, devices))
+
+
+def _checkpointed(store: Store, name: str, how: str = "", devices: int = 1) -> Pack | None:
+    """The pack of a checkpoint, if it is whole and suits the executor (any by default)."""
     saved = checkpoint.load_pack(store.checkpoint_dir(name))
     try:
-        return from_json(saved) if saved else None
-    except (SpecError, KeyError, TypeError, IndexError):
+        return from_json(saved) if saved and (not how or _suits(saved, how, devices)) else None
+    except (SpecError, KeyError, TypeError, IndexError, AttributeError):
         return None
+
+
+def tidy(store: Store) -> None:
+    """Removes checkpoints that nothing goes on from: half-written ones, and those of packs whose runs have all finished."""
+    finished = store.finished()
+    for name in store.checkpoints():
+        p = _checkpointed(store, name)
+        if not checkpoint.epochs(store.checkpoint_dir(name)) or (p and all(run_id(run) in finished for run in p.runs)):
+            store.remove_checkpoints(name)
 
 
 def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Report = lambda event: None,
          stopping: Callable[[], bool] = lambda: False, checkpoint_s: float = CHECKPOINT_S) -> bool:
     """Trains a pack, measures each run when it is finished and writes it to the store at once; goes on from a checkpoint.
 
+    A run whose measure raises, or whose row cannot be written, is recorded as failed; the others go on.
+
     Args:
       p: the pack.
       store: where results and checkpoints go.
       how, devices: the executor and, for "shard", on how many devices.
-      report: called with {"event": "progress", "flops": of this call} and {"event": "run", "run_id", "status"}.
+      report: called with {"event": "progress", "flops": of this call}, {"event": "run", "run_id", "status"} and
+        {"event": "failed", "run_ids", "reason"}.
       stopping: asked after every call of the program; if true, the pack is checkpointed and left.
       checkpoint_s: seconds between checkpoints.
     Returns:
       whether the pack is finished.
+    Raises:
+      StoreError: the store or a checkpoint cannot be written.
+      Exception: whatever JAX raises for a program that does not compile or fit.
     """
     program, k = pack.program(p.shape, how, devices), pack.knobs(p)
     folder, began = store.checkpoint_dir(p.id), time.monotonic()
-    loaded = checkpoint.load(folder, jax.eval_shape(program.start, k)) if checkpoint.epochs(folder) else None
+    if not _suits(checkpoint.load_pack(folder), how, devices):
+        store.remove_checkpoints(p.id)
+    loaded = checkpoint.load(folder, jax.eval_shape(program.start, k))
     epoch, states, curves = loaded or (0, program.start(k), {})
     finished = store.finished()
     open_ = {i: run for i, run in enumerate(p.runs) if run_id(run) not in finished}
-    provenance = {"pack": p.id, "pack_size": p.size, "executor": how, "devices": max(1, devices), "jax": jax.__version__,
-                  "device": jax.devices()[0].device_kind}
-    chunk, saved = 1, time.monotonic()
+    timed = {"work_seconds": 0.0, "work_flops": 0.0}  # of the calls after the first, which compiles
+    provenance = {"pack": p.id, "pack_size": p.size, "executor": how, "devices": max(1, devices), "host": socket.gethostname(),
+                  "device": jax.devices()[0].device_kind, "jax": jax.__version__, "scalemem": __version__}
+
+    def failed(run: RunSpec, error: Exception) -> None:
+        store.fail([run_id(run)], reason(error), traceback.format_exc()[-4000:])
+        report({"event": "failed", "run_ids": [run_id(run)], "reason": reason(error)})
+
+    def trace() -> None:
+        """A point of the curve of every run."""
+        for i, run in list(open_.items()):
+            try:
+                if epoch <= run.stages[0].exposures:
+                    curves.setdefault(run_id(run), []).append(_curve_row(run, states, i, epoch))
+            except Exception as error:  # whatever a measure raises
+                failed(open_.pop(i), error)
 
     def close() -> None:
         """Measure and write the runs that are through."""
         stopped_at, gone = jax.device_get((states.epoch, states.diverged))
         through = [i for i, run in open_.items() if gone[i] or stopped_at[i] >= run.stages[0].exposures]
         for i in through:
-            run, state = open_.pop(i), jax.device_get(pack.unpack(states, i))
-            row = _row(run, state)
-            rows = {"runs": [row], "curves": curves.get(run_id(run), [])}
-            store.append_tables(rows, {**provenance, "pack_seconds": round(time.monotonic() - began, 3)})
-            report({"event": "run", "run_id": row["run_id"], "status": row["status"]})
+            run = open_.pop(i)
+            if epoch < run.stages[0].exposures:  # diverged: the rest of its work is done, too
+                report({"event": "progress", "flops": _flops(run, epoch, run.stages[0].exposures)})
+            try:
+                row = _row(run, jax.device_get(pack.unpack(states, i)))
+                rows = {"runs": [row], "curves": curves.get(run_id(run), [])}
+                store.append_tables(rows, {**provenance, "pack_seconds": round(time.monotonic() - began, 3), **timed})
+            except Exception as error:
+                failed(run, error)
+            else:
+                report({"event": "run", "run_id": row["run_id"], "status": row["status"]})
 
     close()
+    chunk, saved, compiled = 1, time.monotonic(), False
     while open_:
         stop_at = min([_next_power_of_two(epoch)] + [r.stages[0].exposures for r in open_.values() if r.stages[0].exposures > epoch])
         ahead = min(chunk, stop_at - epoch)
         tick = time.monotonic()
         states = jax.block_until_ready(program.advance(states, k, ahead))
         took = time.monotonic() - tick
-        report({"event": "progress", "flops": sum(_flops(run, epoch, epoch + ahead) for run in open_.values())})
-        epoch += ahead
+        flops = sum(_flops(run, epoch, epoch + ahead) for run in open_.values())
+        report({"event": "progress", "flops": flops})
+        if compiled:
+            timed = {"work_seconds": timed["work_seconds"] + took, "work_flops": timed["work_flops"] + flops}
+        epoch, compiled = epoch + ahead, True
         chunk = max(1, min(2 * epoch, int(ahead * CHUNK_S / max(took, 1e-3))))
         if epoch & (epoch - 1) == 0:
-            _curve_rows(open_, states, epoch, curves)
+            trace()
         close()
         leave = bool(open_) and stopping()  # asked once: what leaves has been saved
         if open_ and (leave or time.monotonic() - saved > checkpoint_s):
-            checkpoint.save(folder, epoch, states, curves, to_json(p))
+            checkpoint.save(folder, epoch, states, curves, {**to_json(p), "how": how, "devices": max(1, devices)})
             saved = time.monotonic()
         if leave:
             return False
     store.remove_checkpoints(p.id)
     return True
+
+
+def reason(error: BaseException) -> str:
+    """An exception in one line."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _next_power_of_two(epoch: int) -> int:
@@ -191,16 +290,13 @@ def _flops(run: RunSpec, first: int, last: int) -> float:
     return accounting.train_flops(run) * max(0, min(last, exposures) - first) / max(1, exposures)
 
 
-def _curve_rows(open_: dict[int, RunSpec], states: train.State, epoch: int, curves: dict[str, list]) -> None:
-    """One row a run: the mean training loss of the epoch, and the measures of its probes at powers of two."""
-    losses = states.loss_nats
-    for i, run in open_.items():
-        if epoch <= run.stages[0].exposures:
-            row = {"run_id": run_id(run), "exposures": epoch, "loss_nats": float(losses[i])}
-            for probe in run.probes:
-                if probe.at == "powers_of_two":
-                    row |= _measure(run, pack.unpack(states, i).params, probe.measure)
-            curves.setdefault(run_id(run), []).append(row)
+def _curve_row(run: RunSpec, states: train.State, i: int, epoch: int) -> dict[str, Any]:
+    """The mean training loss of the epoch, and the measures of the probes at powers of two."""
+    row = {"run_id": run_id(run), "exposures": epoch, "loss_nats": float(states.loss_nats[i])}
+    for probe in run.probes:
+        if probe.at == "powers_of_two":
+            row |= _measure(run, pack.unpack(states, i).params, probe.measure)
+    return row
 
 
 def _measure(run: RunSpec, params: Any, name: str) -> dict[str, float]:
@@ -216,5 +312,8 @@ def _row(run: RunSpec, state: train.State) -> dict[str, Any]:
     for probe in () if diverged else run.probes:
         measures |= _measure(run, state.params, probe.measure)
     diverged = diverged or not measures.get("train_loss_nats", 0.0) <= limit  # lost in the last steps, after the loss was taken
+    bits = data.get(run.stages[0].data.generator).entropy_bits(run) * run.stages[0].data.n_items
+    known = {"data_bits": bits, "data_bits_per_param": bits / accounting.n_params(run.model)}  # of any generator; accounting knows one
     return {"run_id": run_id(run), "status": "diverged" if diverged else "done", "spec": canonical_json(run),
-            **accounting.summary(run), "exposures_done": int(state.epoch), "loss_nats": loss, **({} if diverged else measures)}
+            **accounting.summary(run), **known, "exposures_done": int(state.epoch), "loss_nats": loss,
+            **({} if diverged else measures)}

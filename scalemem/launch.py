@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,12 @@ Report = Callable[[dict[str, Any]], None]
 
 EXECUTORS = ("auto", "cpu", "vmap", "shard")
 TRIES = 2  # of a pack whose worker died or raised
+POLL_S = 0.2  # how soon a signal is noticed while nothing happens
 LEAVE_S = 30.0  # after an interrupt, how long a worker may take to checkpoint
+
+
+class FailedRunsWarning(UserWarning):
+    """Runs failed in a call of `run` that nobody reported to."""
 
 
 class Interrupted(Exception):
@@ -52,7 +58,7 @@ def choose(executor: str) -> tuple[str, int]:
 
 
 def run(sweep: Sweep | Sequence[RunSpec], store: Store, executor: str = "auto", workers: int | None = None,
-        report: Report = lambda event: None) -> dict[str, int]:
+        report: Report | None = None) -> dict[str, int]:
     """Runs what `sweep` has and the store lacks, and returns how many runs ended how; the same call goes on after a stop.
 
     Args:
@@ -60,53 +66,95 @@ def run(sweep: Sweep | Sequence[RunSpec], store: Store, executor: str = "auto", 
       store: opened for writing; this call holds it.
       executor: "cpu" (one pinned process a core), "vmap", "shard", or "auto".
       workers: processes of the "cpu" executor; the cores that may be used, by default.
-      report: called with events: {"event": "plan", "packs", "seconds", "flops"}, "progress", "run", "failed", "warning".
+      report: called with events: {"event": "plan", "packs", "runs", "workers", "shapes", "flops", "seconds"} of what is left to do,
+        {"event": "progress", "flops"}, {"event": "run", "run_id", "status"}, {"event": "failed", "run_ids", "reason", "log"} and
+        {"event": "warning", "text"}. The flops of the progress add up to those of the plan, unless work is done twice.
     Returns:
-      {"done", "diverged", "failed"} of these runs.
+      {"done", "diverged", "failed"} of these runs; `store.failures()` has the reason and the log of each failed one.
     Raises:
       SpecError: a run that cannot be run, before anything is spent.
       StoreError: the store is held by another process, or cannot be written.
-      Interrupted: SIGINT or SIGTERM.
+      Interrupted: SIGINT or SIGTERM; what was going on is in checkpoints. A second signal does not wait for these.
+    Warns:
+      FailedRunsWarning: runs failed, and there is no `report` that was told.
     """
     how, devices = choose(executor)
     runs = sweep.runs() if isinstance(sweep, Sweep) else sweep
-    with store.writer(), _sigterm_as_interrupt():
-        packs = execute.plan(runs, store, "map" if how == "cpu" else how, max(1, devices))
-        workers = max(1, min(workers or len(cores()), len(packs)))
-        report({"event": "plan", "packs": len(packs), "runs": sum(len(p.runs) for p in packs), "workers": workers if how == "cpu" else 1,
-                "shapes": len({p.shape for p in packs}), "flops": sum(execute.accounting.train_flops(r) for p in packs for r in p.runs),
-                "seconds": sum(map(execute.pack_seconds, packs)) / (workers if how == "cpu" else 1)})
-        if not packs:
-            pass
-        elif how == "cpu":
-            _processes(packs, store, workers, report)
-        else:
-            from scalemem.worker import compilation_cache
-
-            compilation_cache()
-            for p in packs:
-                execute.work(p, store, how, devices, report)
-    finished, wanted = store.finished(), [run_id(r) for r in runs]
-    ended = [finished.get(key, "failed") for key in dict.fromkeys(wanted)]
+    kind, tell = "map" if how == "cpu" else how, report or (lambda event: None)
+    with store.writer(), _signals() as stopping:
+        packs = execute.plan(runs, store, kind, max(1, devices))
+        workers = max(1, min(workers or len(cores()), len(packs))) if how == "cpu" else 1
+        left = execute.left(packs, store, kind, devices)
+        tell({"event": "plan", "packs": len(packs), "runs": left.runs, "workers": workers, "shapes": len({p.shape for p in packs}),
+              "flops": left.flops, "seconds": left.seconds / workers})
+        if packs and how == "cpu":
+            _processes(packs, store, workers, tell, stopping)
+        elif packs:
+            _here(packs, store, how, devices, tell, stopping)
+        execute.tidy(store)
+    finished, wanted = store.finished(), list(dict.fromkeys(map(run_id, runs)))
+    ended = [finished.get(key, "failed") for key in wanted]
+    if report is None and "failed" in ended:
+        failures = store.failures()
+        first = next((failures[key]["reason"] for key in wanted if key in failures), "unknown")
+        warnings.warn(f"{ended.count('failed')} of {len(wanted)} runs failed; the first: {first}; store.failures() has them all",
+                      FailedRunsWarning, stacklevel=2)
     return {state: ended.count(state) for state in ("done", "diverged", "failed")}
 
 
 @contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
+def _signals() -> Iterator[Callable[[], bool]]:
+    """Gives a function that says whether SIGINT or SIGTERM has asked to stop; a second signal interrupts at once."""
+    stopped = False
 
+    def stop(*_: Any) -> None:
+        nonlocal stopped
+        if stopped:
+            raise KeyboardInterrupt
+        stopped = True
+
+    before = {}
     try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: the caller deals with signals
-        yield
-        return
-    try:
-        yield
+        for which in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError):  # not the main thread: the caller deals with signals
+                before[which] = signal.signal(which, stop)
+        yield lambda: stopped
     except KeyboardInterrupt:
         raise Interrupted from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for which, handler in before.items():
+            signal.signal(which, signal.SIG_DFL if handler is None else handler)
+
+
+def _again(p: Pack, store: Store, tried: int, why: str, log_tail: str, log: Path | None, report: Report) -> bool:
+    """Whether a pack that raised or whose worker died is to be tried again; if not, its unfinished runs are recorded as failed."""
+    left = [run_id(r) for r in store.missing(p.runs)]
+    if tried < TRIES and left:
+        report({"event": "warning", "text": f"{why}; its pack of {len(left)} runs is tried once more"})
+        return True
+    if left:
+        store.fail(left, why, log_tail[-4000:])
+        report({"event": "failed", "run_ids": left, "reason": why, "log": str(log or "store.failures()")})
+    return False
+
+
+def _here(packs: list[Pack], store: Store, how: str, devices: int, report: Report, stopping: Callable[[], bool]) -> None:
+    """Longest packs first, in this process, on its devices."""
+    from scalemem.worker import attempt, compilation_cache
+
+    def told(event: dict[str, Any]) -> None:
+        report({"log": "store.failures()", **event} if event["event"] == "failed" else event)
+
+    compilation_cache()
+    for p in packs:
+        for tried in range(1, TRIES + 1):
+            if stopping():
+                raise Interrupted
+            event = attempt(p, store, how, devices, told, stopping)
+            if event["event"] == "stopped":
+                raise Interrupted
+            if event["event"] == "done" or not _again(p, store, tried, event["reason"], event["log_tail"], None, report):
+                break
 
 
 @dataclass
@@ -134,13 +182,13 @@ def _start(store: Store, i: int, core: int | None) -> _Worker:
     logs = store.path / "logs"
     logs.mkdir(exist_ok=True)
     log = logs / f"worker-{i}.log"
+    command = [sys.executable, "-m", "scalemem.worker", str(store.path), "-" if core is None else str(core), str(os.getpid())]
     with log.open("ab") as sink:
-        process = subprocess.Popen([sys.executable, "-m", "scalemem.worker", str(store.path), "-" if core is None else str(core)],
-                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink, start_new_session=True)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink, start_new_session=True)
     return _Worker(process, log)
 
 
-def _processes(packs: list[Pack], store: Store, workers: int, report: Report) -> None:
+def _processes(packs: list[Pack], store: Store, workers: int, report: Report, stopping: Callable[[], bool]) -> None:
     """Longest packs first, each worker taking the next when it is free; a pack whose worker dies is tried once more."""
     queue, tries = list(packs), dict.fromkeys((p.id for p in packs), 0)
     places = cores()
@@ -151,13 +199,8 @@ def _processes(packs: list[Pack], store: Store, workers: int, report: Report) ->
 
     def again(p: Pack, reason: str, log: Path) -> None:
         tries[p.id] += 1
-        left = [run_id(r) for r in p.runs if run_id(r) not in store.finished()]
-        if tries[p.id] < TRIES and left:
-            report({"event": "warning", "text": f"{reason}; its pack of {len(left)} runs is tried once more"})
+        if _again(p, store, tries[p.id], reason, log.read_text(errors="replace"), log, report):
             queue.insert(0, p)
-        elif left:
-            store.fail(left, reason, log.read_text(errors="replace")[-4000:])
-            report({"event": "failed", "run_ids": left, "reason": reason, "log": str(log)})
 
     def next_pack(w: _Worker) -> None:
         w.pack = None
@@ -168,7 +211,9 @@ def _processes(packs: list[Pack], store: Store, workers: int, report: Report) ->
 
     try:
         while selector.get_map():
-            for key, _ in selector.select():
+            if stopping():
+                raise Interrupted
+            for key, _ in selector.select(POLL_S):
                 w = team[key.data]
                 events = w.lines()
                 if not events and not w.unread:  # the stream ended
@@ -184,14 +229,14 @@ def _processes(packs: list[Pack], store: Store, workers: int, report: Report) ->
                         selector.register(w.process.stdout, selectors.EVENT_READ, key.data)  # type: ignore[arg-type]
                 for event in events:
                     w.served = True
-                    if event["event"] == "failed" and w.pack:
+                    if event["event"] == "raised" and w.pack:
                         again(w.pack, event["reason"], w.log)
-                    if event["event"] in ("ready", "done", "failed"):
+                    if event["event"] in ("ready", "done", "raised"):
                         next_pack(w)
                     elif event["event"] != "stopped":  # it leaves: the end of its stream says so
-                        report(event)
+                        report({**event, "log": str(w.log)} if event["event"] == "failed" else event)
         for p in queue:
-            left = [run_id(r) for r in p.runs]
+            left = [run_id(r) for r in store.missing(p.runs)]
             store.fail(left, "no worker could be started", team[0].log.read_text(errors="replace")[-4000:])
             report({"event": "failed", "run_ids": left, "reason": "no worker could be started", "log": str(team[0].log)})
     finally:

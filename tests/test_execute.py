@@ -2,18 +2,24 @@
 
 import dataclasses
 import json
+import math
 import os
 import re
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import MODEL, SIZE, make_pack, make_run
 
-from scalemem import checkpoint, execute, launch, train
+import scalemem
+from scalemem import checkpoint, data, execute, launch, measure, train, worker
 from scalemem.pack import Pack
 from scalemem.spec import Probe, SpecError, run_id
 from scalemem.store import Store
@@ -89,6 +95,61 @@ def test_checkpointed_packs_go_on_first_and_as_they_were(store):
     assert packs[0] == p
     assert [run_id(r) for q in packs[1:] for r in q.runs] == [run_id(runs[-1])]
     assert execute.plan([runs[-1]], store)[0] != p  # not of this sweep
+
+
+def test_what_is_left_counts_no_finished_runs_and_no_epochs_done(store):
+    """After an interruption the plan's event says what is missing, and the progress of the rest adds up to it."""
+    first = []
+    assert not execute.work(make_pack(RUNS), store, report=first.append, stopping=lambda: store.finished() != {})
+    packs = execute.plan(RUNS, store)
+    left, total = execute.left(packs, store), sum(map(execute.accounting.train_flops, RUNS))
+    assert [len(p.runs) for p in packs] == [4]
+    assert left.runs == 3
+    assert left.flops == pytest.approx(total - sum(e["flops"] for e in first if e["event"] == "progress"))
+    events = []
+    launch.run(RUNS, store, "cpu", report=events.append)
+    assert (events[0]["runs"], events[0]["flops"]) == (3, left.flops)
+    assert sum(e["flops"] for e in events if e["event"] == "progress") == pytest.approx(left.flops)
+    assert execute.left(execute.plan(RUNS, store), store) == (0, 0, 0)
+
+
+def test_the_estimate_rests_on_what_the_store_has_timed(store):
+    todo = [make_run(seed=9, exposures=1000)]
+    packs = execute.plan(todo, store)
+    guess = execute.left(packs, store)
+    assert guess.seconds == execute.seconds(todo[0])
+    assert execute.work(make_pack(RUNS), store)
+    made = store.provenance()[run_id(RUNS[0])]
+    assert made["scalemem"] == scalemem.__version__
+    assert execute.left(packs, store).seconds == pytest.approx(guess.flops / made["work_flops"] * made["work_seconds"])
+    assert execute.left(packs, store, "vmap").seconds == guess.seconds  # of which nothing was timed
+    assert execute.plan(todo, store) == packs
+
+
+SHARD = """
+    import json, sys
+    sys.path[:0] = sys.argv[1:2]
+    import jax
+    from conftest import make_run
+    from scalemem import execute, launch
+    from scalemem.store import Store
+    store, runs = Store.open(sys.argv[2], create=True), [make_run(seed=i, exposures=40) for i in range(10)]
+    for how, devices in (("map", 1), ("shard", 3), ("shard", 2), ("vmap", 1), ("map", 1)):
+        packs = execute.plan(runs, store, how, devices)
+        assert all(p.size % devices == 0 for p in packs), (how, [p.size for p in packs])
+        assert sorted(r.seed for p in packs for r in p.runs) == list(range(10))
+        for p in packs:
+            assert not execute.work(p, store, how, devices, stopping=lambda: True)
+    print(json.dumps(launch.run(runs, store, "shard")), store.checkpoints())
+"""
+
+
+def test_a_checkpoint_is_gone_on_with_by_its_own_executor_only(tmp_path):
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(SHARD), str(Path(__file__).parent), str(tmp_path / "store")],
+                          env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == '{"done": 10, "diverged": 0, "failed": 0} []'
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -207,6 +268,16 @@ def test_a_row_says_what_was_run(store, undisturbed):
     assert row["spec"] == execute.canonical_json(RUNS[1])
 
 
+def test_the_bits_of_a_new_generator_are_what_it_says(store, monkeypatch):
+    """`accounting` knows the uniform one; the row has what the generator of the run says."""
+    monkeypatch.setitem(data.GENERATORS, "dull", SimpleNamespace(items=data.get("uniform").items, entropy_bits=lambda run: 7.0))
+    run = make_run(generator="dull", exposures=1)
+    assert execute.work(make_pack([run]), store)
+    row = store.table("runs").to_pylist()[0]
+    assert (row["status"], row["data_bits"], row["data_bits_per_param"]) == ("done", 91.0, 91.0 / row["n_params"])
+    assert math.isnan(row["data_bits_all_tokens"])
+
+
 # -- executors and workers ------------------------------------------------------------------------------------------------
 
 
@@ -258,28 +329,125 @@ def test_a_killed_worker_is_started_again_and_every_run_finishes_once(store):
 
 @pytest.fixture
 def raising(tmp_path, monkeypatch):
-    """Workers in which the run of seed 66 raises when its row is made."""
+    """Workers in which the work of the run of seed 66 raises as soon as it is counted: the whole pack is lost."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import scalemem.accounting as a\nplain = a.summary\n"
-        "def summary(run):\n    if run.seed == 66: raise RuntimeError('the roof\\nfell in')\n    return plain(run)\na.summary = summary\n")
+        "import scalemem.accounting as a\nplain = a.train_flops\n"
+        "def train_flops(run):\n    if run.seed == 66: raise RuntimeError('the roof\\nfell in')\n    return plain(run)\n"
+        "a.train_flops = train_flops\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
 
 
-def test_a_run_whose_worker_raises_twice_has_failed_with_its_log(store, raising):
-    bad, good, events = make_run(seed=66, exposures=1), [make_run(exposures=2, seed=i) for i in range(SIZE)], []
-    assert launch.run([bad, *good], store, "cpu", workers=1, report=events.append) == {"done": SIZE, "diverged": 0, "failed": 1}
+def test_a_pack_whose_worker_raises_twice_has_failed_with_its_log(store, raising):
+    bad, good, events = make_run(seed=66, exposures=30), [make_run(exposures=2, seed=i) for i in range(SIZE)], []
+    counts = launch.run([bad, *good], store, "cpu", workers=1, report=events.append)
+    assert counts == {"done": 1, "diverged": 0, "failed": SIZE}  # two packs; the shortest run is in that without the bad one
     failure = store.failures()[run_id(bad)]
     assert failure["reason"] == "RuntimeError: the roof"
     assert "fell in" in failure["log_tail"]
     assert "Traceback" in failure["log_tail"]
     assert [e["event"] for e in events if e["event"] in ("warning", "failed")] == ["warning", "failed"]
-    assert store.status()["counts"]["failed"] == 1
+    assert store.status()["counts"]["failed"] == SIZE
 
 
-def test_workers_that_do_not_start_are_a_failure_that_is_told(store, monkeypatch):
+@pytest.mark.parametrize("executor", ["cpu", "vmap"])
+def test_a_failure_that_nobody_is_told_of_warns(store, monkeypatch, executor):
     monkeypatch.setattr(launch.sys, "executable", "/bin/false")
-    assert launch.run(RUNS, store, "cpu", workers=2) == {"done": 0, "diverged": 0, "failed": 4}
-    assert {f["reason"] for f in store.failures().values()} == {"no worker could be started"}
+    monkeypatch.setattr(execute, "work", lambda *_: [][0])
+    with pytest.warns(launch.FailedRunsWarning, match=r"4 of 4 runs failed; the first: .*; store\.failures\(\) has them all"):
+        assert launch.run(RUNS, store, executor, workers=2) == {"done": 0, "diverged": 0, "failed": 4}
+    why = {"cpu": "no worker could be started", "vmap": "IndexError: list index out of range"}[executor]
+    assert {f["reason"] for f in store.failures().values()} == {why}
+
+
+def broken(monkeypatch, seed=66):
+    """The measure of the run of a seed raises."""
+    capacity = measure.get("capacity")
+
+    def raises(run, *args):
+        if run.seed == seed:
+            raise ZeroDivisionError("no\nitems")
+        return capacity(run, *args)
+
+    monkeypatch.setitem(measure.MEASURES, "capacity", raises)
+
+
+@pytest.mark.parametrize("at", ["end", "powers_of_two"])
+def test_a_run_whose_measure_raises_fails_alone(store, monkeypatch, at):
+    broken(monkeypatch)
+    bad, events = dataclasses.replace(make_run(seed=66, exposures=5), probes=(Probe("capacity", at=at),)), []
+    assert execute.work(make_pack([RUNS[2], bad]), store, report=events.append)
+    assert store.finished() == {run_id(RUNS[2]): "done"}
+    assert list(store.failures()) == [run_id(bad)]
+    failure = store.failures()[run_id(bad)]
+    assert failure["reason"] == "ZeroDivisionError: no"
+    assert "Traceback" in failure["log_tail"]
+    told = {"event": "failed", "run_ids": [run_id(bad)], "reason": "ZeroDivisionError: no"}
+    assert [e for e in events if e["event"] == "failed"] == [told]
+    assert store.checkpoints() == []
+
+
+def test_in_this_process_a_pack_that_raises_costs_no_other_and_runs_are_leased(store, monkeypatch):
+    work, events, leased = execute.work, [], set()
+
+    def sometimes(p, *args):
+        if p.runs[0].stages[0].data.n_items == 16:
+            raise MemoryError("16 items")
+        return work(p, *args)
+
+    def report(event):
+        events.append(event)
+        leased.update(key for w in store.status()["workers"] for key in w["run_ids"])
+
+    monkeypatch.setattr(execute, "work", sometimes)
+    assert launch.run(RUNS, store, "vmap", report=report) == {"done": 3, "diverged": 0, "failed": 1}
+    assert store.failures()[run_id(RUNS[2])]["reason"] == "MemoryError: 16 items"
+    assert [e for e in events if e["event"] in ("warning", "failed")] == [
+        {"event": "warning", "text": "MemoryError: 16 items; its pack of 1 runs is tried once more"},
+        {"event": "failed", "run_ids": [run_id(RUNS[2])], "reason": "MemoryError: 16 items", "log": "store.failures()"}]
+    assert leased == {run_id(r) for r in RUNS} - {run_id(RUNS[2])}
+
+
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
+def test_in_this_process_a_signal_leaves_a_checkpoint(store, which):
+    runs, before, sent = [make_run(exposures=3000, seed=i) for i in range(2)], signal.getsignal(which), []
+
+    def report(event):
+        if event["event"] == "progress" and not sent:
+            sent.append(event)
+            os.kill(os.getpid(), which)
+
+    with pytest.raises(launch.Interrupted):
+        launch.run(runs, store, "vmap", report=report)
+    assert signal.getsignal(which) is before
+    assert [execute.checkpoint.epochs(store.checkpoint_dir(name)) for name in store.checkpoints()] == [[1]]
+    events = []
+    assert launch.run(runs, store, "vmap", report=events.append) == {"done": 2, "diverged": 0, "failed": 0}
+    assert sent[0]["flops"] + sum(e["flops"] for e in events if e["event"] == "progress") == pytest.approx(
+        2 * execute.accounting.train_flops(runs[0]))
+    assert store.checkpoints() == []
+    assert store.table("curves").num_rows == 2 * 12
+
+
+def test_an_order_waits_for_runs_that_another_process_holds(store):
+    p = make_pack(RUNS)
+    with store.lease([run_id(RUNS[1])]):
+        event = worker.attempt(p, store, wait_s=0.3)
+        assert re.fullmatch(rf"StoreError: .*: 1 runs are held by process {os.getpid()} on .*; end it, .*", event["reason"])
+        assert event["event"] == "raised"
+        assert worker.attempt(p, store, stopping=lambda: True) == {"event": "stopped"}
+        assert store.finished() == {}
+    held = store.lease([run_id(RUNS[1])])
+    held.__enter__()
+    threading.Timer(0.5, held.__exit__, (None, None, None)).start()
+    assert worker.attempt(p, store) == {"event": "done"}
+    assert len(store.finished()) == 4
+
+
+def test_a_worker_that_cannot_be_pinned_tells_xla():
+    code = "import os, scalemem.worker as w; w.settle(None, os.getppid()); print(os.environ['XLA_FLAGS']); import jax; jax.devices()"
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "--xla_cpu_multi_thread_eigen=false\n"), done.stderr
 
 
 def test_a_terminated_launch_leaves_checkpoints_and_goes_on(store):

@@ -58,13 +58,48 @@ def undisturbed(tmp_path_factory):
     return content(store)
 
 
+def processes(path):
+    """Living processes that were started for a store, workers without work among them: their command lines name it."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if str(path).encode() in file.read_bytes().split(b"\0"):
+                found.append(int(file.parent.name))
+    return found
+
+
 def leaves_no_worker(path):
-    """Workers die with their launcher: nobody holds a lease for long."""
+    """Workers die with their launcher, also those that start or wait: none is there for long, and nobody holds a lease."""
     for _ in range(200):
-        if not Store.open(path).status()["workers"]:
+        if not processes(path) and not Store.open(path).status()["workers"]:
             return True
         time.sleep(0.05)
     return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
+def test_a_worker_is_seen_from_its_start_to_its_end(tmp_path):
+    path = tmp_path / "store"
+    Store.open(path, create=True)
+    command = [sys.executable, "-m", "scalemem.worker", str(path), "-", str(os.getpid())]
+    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    assert processes(path) == [worker.pid]
+    assert json.loads(worker.stdout.readline()) == {"event": "ready"}
+    assert processes(path) == [worker.pid]
+    worker.stdin.close()
+    assert worker.wait(30) == 0
+    worker.stdout.close()
+    assert leaves_no_worker(path)
+
+
+def test_a_worker_whose_launcher_died_while_it_started_leaves(tmp_path):
+    path = tmp_path / "store"
+    Store.open(path, create=True)
+    command = [sys.executable, "-m", "scalemem.worker", str(path), "-", "1"]
+    done = subprocess.run(command, input="", capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "process 1, which started this worker, has ended\n")
 
 
 def test_kills_at_random_moments_lose_nothing(tmp_path, undisturbed):
