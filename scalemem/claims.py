@@ -1,8 +1,9 @@
 """Verdicts on claims, from data only: HOLDS, FAILS or INCONCLUSIVE. Interprets `fits/NAME.toml`, whose schema is `scalemem.schema`.
 
-Intervals: t over rows (mean), order statistics (median), redrawn with the noise of the values or else bootstrap over rows (min, max, max_abs,
-spread), t over pairs of the log ratio (ratio), Clopper-Pearson (coverage), F (collapse). A claim HOLDS if the interval lies inside [low, high],
-FAILS if it lies outside, and is INCONCLUSIVE if it straddles a threshold or there is no interval.
+Intervals: t over rows (mean), order statistics (median), redrawn with the noise of the values, else bootstrap over rows (min, max, max_abs,
+spread), t over pairs of the log ratio (ratio), Clopper-Pearson over curves, else rows (coverage), F (collapse). A claim HOLDS if the
+interval lies inside [low, high], FAILS if it lies outside, and is INCONCLUSIVE if it straddles a threshold or there is no interval.
+What the rows do not allow is listed in `problems` and makes the claims on it INCONCLUSIVE; the rest of the study goes on.
 """
 
 from __future__ import annotations

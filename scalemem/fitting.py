@@ -158,26 +158,37 @@ def fit(table: pa.Table, law: str | Law, *, y: str, x: Mapping[str, str] | str |
         noise_sd: float | None = None, weights: str | None = None) -> Fit:
     """Fits a law to the rows of a table, one result per group.
 
-    Minimises sum (scale(y) - scale(f(x)))^2 from every start of the law, `scale` being log or identity; intervals are profile intervals at
-    `interval` with Student's t (exact for a linear law). A law with a prior (`exposure`) integrates the parameter out instead.
+    Minimises, from every start of the law, S(theta) = sum_i (scale(y_i) - scale(f(x_i, theta)))^2 with `scale` log or identity. The
+    interval of theta_j is its profile, {v : min over theta with theta_j = v of S <= S_min + t^2 s^2}, t Student's and s^2 the variance of
+    a residual: exact for a linear law. A law with a prior (`exposure`) integrates that parameter out instead (`laws.quadrature`).
 
     Args:
-      y, x: columns: the quantity, and {predictor: column} (a single column where the law has one predictor).
+      table: (rows,) with the columns named below.
+      law: by name (`laws.describe()` lists them), or a Law.
+      y, x: columns: the quantity, and {predictor: column} (a single column where the law has one predictor), positive.
       group: columns; each combination of their values is fitted apart.
-      where: an expression, or a mask of rows; the rows that fail it are dropped and counted.
-      interval: probability of the intervals.
+      where: an expression, or (rows,) booleans; the rows that fail it are dropped and counted.
+      interval: probability of the intervals, in (0, 1).
       replicates: columns that must agree, besides x, for rows to be repetitions of one run.
-      misfit_sd: sd, on the law's scale, of what runs of equal x share beyond the law. Default: the law's, else estimated from replicates.
-      noise_sd: sd of a run on the law's scale, if it is known. Default: estimated (for `exposure` from the replicates of all groups).
+      misfit_sd: sd, on the law's scale, of what runs of equal x share beyond the law: relative on a log, else in the unit of y.
+        Default: the law's (of `exposure` 0.0044 of the median |y|), else estimated from replicates.
+      noise_sd: sd of a run, in the same unit, if it is known. Default: estimated (for `exposure` from the replicates of all groups, and
+        a weak prior at 0.0074 of the median |y|).
       weights: column of whole numbers; a row of weight 2 counts as two rows.
-
-    Raises TableError for a value that cannot be fitted, naming row and column; TooFewRows where no group has enough rows.
+    Returns:
+      groups in sorted order, each with {parameter: value, low, high, unit, status}; units are made of the columns'. A parameter that is
+      not identified is NaN and its status says why; a group with too few rows has NaN throughout.
+    Raises:
+      TableError: a column, law or expression that is none, or an option out of range. RowsError: a value that cannot be fitted, by row and
+      column. TooFewRows: no group has enough rows.
 
     >>> import pyarrow as pa
     >>> t = pa.table({"n": [1., 2., 4., 8.], "bits": [3.1, 5.9, 12.2, 23.9]})
     >>> found = fit(t, "power", y="bits", x="n").at().parameters["b"]
     >>> round(found.value, 3), found.status
     (0.989, 'ok')
+
+    Profile intervals: Bates and Watts 1988, Nonlinear Regression Analysis and Its Applications, section 6.1.
     """
     law = laws.get(law)
     x, group, replicates = _mapping(law, x), _columns(group), _columns(replicates)

@@ -68,12 +68,21 @@ class Forecast:
 def forecast(fit: Fit, at: Mapping[str, float], *, interval: float | None = None, group: Any = None) -> Forecast:
     """The predictive distribution of y for a new run at given predictors.
 
-    Args:
-      at: {predictor: value} in the units of the fitted columns; a column's name may stand for its predictor.
-      interval: probability of the interval; default: the fit's.
-      group: which group, where the fit has several: {column: value}, or the value of a single column.
+    On the law's scale (log or linear) it is the mixture over the fit's posterior theta_k with weights w_k
 
-    Raises TableError for an unknown group, and for predictors that are missing, unknown or not positive.
+        sum_k w_k t_dof(f(x, theta_k), sqrt(f_k' C_k f_k + noise^2 + growth misfit^2)),    f_k' the gradient, C_k the covariance of theta,
+
+    whose quantiles at (1 - interval) / 2, 1/2 and (1 + interval) / 2 are given; `growth` is the rule at the head of this module.
+
+    Args:
+      fit: of any law.
+      at: {predictor: value}, positive, in the units of the fitted columns; a column's name may stand for its predictor.
+      interval: probability of the interval, in (0, 1); default: the fit's.
+      group: which group, where the fit has several: {column: value}, or the value of a single column.
+    Returns:
+      median, low and high in the unit of y; NaN, and a warning that says why, where they depend on what the rows do not identify.
+    Raises:
+      TableError: an unknown group, or predictors that are missing, unknown or not positive. TooFewRows: a group without rows.
 
     >>> import pyarrow as pa
     >>> from scalemem.fitting import fit
@@ -81,6 +90,8 @@ def forecast(fit: Fit, at: Mapping[str, float], *, interval: float | None = None
     >>> f = forecast(fit(t, "power", y="bits", x="n"), {"n": 80})
     >>> f.far, f.low < 240 < f.high
     ('10x', True)
+
+    The predictive distribution of a linear model: Draper and Smith, Applied Regression Analysis, 3rd ed., section 3.1.
     """
     law, found = laws.get(fit.law), fit.at(group)
     at = _predictors(fit, law, at)
@@ -149,19 +160,36 @@ class Backtest:
 def backtest(table: pa.Table, law: str | Law, *, y: str, x: Mapping[str, str] | str | None = None, group: Sequence[str] | str = (),
              holdout: str | np.ndarray | None = None, split: str | None = None, where: str | np.ndarray | None = None,
              **options: Any) -> Backtest:
-    """Fits on some rows and forecasts the others, group by group.
+    """Fits a law on some rows and forecasts the others, group by group.
+
+    With m_i the median forecast of held-out row i of n, p its predictive density and F its distribution,
+
+        rmse_log^2 = mean (log m_i - log y_i)^2,  bias_log = mean (log m_i - log y_i),  log_likelihood = mean log p(y_i)  (nats),
+        coverage(level) = share of |F(y_i) - 1/2| <= level / 2,  msce = mean over levels of (coverage - level)^2.
 
     Args:
-      holdout: an expression (or mask): rows for which it is true are held out; or
-      split: a column: 1 = fit, 0 = held out.
-      where, options: as for `fit`.
+      table: (rows,) with the columns named below.
+      law: by name, or a Law.
+      y, x: columns: the quantity, and {predictor: column} (a single column where the law has one predictor).
+      group: columns; each combination of their values is fitted and forecast apart.
+      holdout: an expression, or (rows,) booleans: rows for which it is true are held out; or
+      split: a column: 0 = held out, any other number = fit.
+      where: an expression, or (rows,) booleans: the others take no part.
+      options: of `fit`: interval, replicates, misfit_sd, noise_sd, weights.
+    Returns:
+      rows `{group, law, n_fit, n_test, rmse_log, bias_log, log_likelihood, coverage, seconds}`, and a summary: errors are means over
+      groups, coverage over all held-out rows. A group that cannot be fitted or has no held-out rows has NaN and a `reason`, and does not
+      enter the summary (`n_failed` counts it).
+    Raises:
+      TableError: a column, law or expression that is none, or not exactly one of holdout and split. RowsError: a value that cannot
+      be. TooFewRows: nothing is held out.
 
-    Returns rows `{group, law, n_fit, n_test, rmse_log, bias_log, log_likelihood, coverage, seconds}`: errors are log median - log y;
-    `log_likelihood` is the mean predictive log density of y in its own units (nats); `coverage` the share of held-out rows inside the
-    central intervals; and a summary with `msce`, the mean over levels of (coverage - level)^2. A group that cannot be fitted or has no
-    held-out rows has NaN and a `reason`, and does not enter the summary (`n_failed` counts it).
+    >>> import pyarrow as pa
+    >>> t = pa.table({"n": [1., 2., 4., 8., 16.], "bits": [3.1, 5.9, 12.2, 23.9, 48.5]})
+    >>> round(backtest(t, "power", y="bits", x="n", holdout="n > 8").summary["rmse_log_mean"], 3)
+    0.023
 
-    Raises TableError for a bad table, and where nothing is held out.
+    The scores: Gneiting and Raftery 2007, JASA 102:359; back-tests of scaling laws: Alabdulmohsin et al. 2022, arXiv 2209.06640.
     """
     law = laws.get(law)
     if (holdout is None) == (split is None):
@@ -249,7 +277,7 @@ def with_backtest(found: Fit, table: pa.Table, where: np.ndarray | None = None, 
 def coverage(found: Fit, table: pa.Table, rows: np.ndarray) -> Measured:
     """The share of held-out rows inside a fit's predictive intervals, with its own interval.
 
-    Rows of one curve share its errors: they fall inside together or outside together. So where the fit has groups the interval counts curves,
+    Rows of one curve share its errors: they fall inside together or outside. So where the fit has groups the interval counts curves,
 
         value = rows inside / rows,    [low, high] = Clopper-Pearson(curves whose rows are all inside, curves),
 

@@ -29,8 +29,9 @@ def style() -> Iterator[None]:
     import matplotlib.pyplot as plt
 
     with plt.rc_context({"font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 7, "lines.linewidth": 1.2,
-                         "lines.markersize": 3.5, "axes.spines.top": False, "axes.spines.right": False, "figure.constrained_layout.use": True,
-                         "legend.frameon": False, "axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.5}):
+                         "lines.markersize": 3.5, "axes.spines.top": False, "axes.spines.right": False,
+                         "figure.constrained_layout.use": True, "legend.frameon": False, "axes.grid": True,
+                         "grid.alpha": 0.25, "grid.linewidth": 0.5}):
         try:
             yield
         finally:
@@ -38,14 +39,27 @@ def style() -> Iterator[None]:
 
 
 def points(ax: Axes, table: pa.Table, x: str, y: str, label: str = "", colour: str = COLOURS[0], marker: str = "o") -> Axes:
-    """Mean of y over the rows of equal x, with a 90 % t interval where there are at least three.
+    """Draws the mean of y over the rows of equal x, with a 90 % interval where there are at least three.
+
+    At each x with n rows the bar is mean +- t_{n-1, 0.95} s / sqrt(n); with fewer than three rows there is the point alone.
 
     Args:
       ax: drawn on.
-      table: rows; x, y: its columns.
-      label, colour, marker: of the series.
+      table: (rows,) with the columns x and y.
+      x, y: columns of numbers, each in its own unit.
+      label: of the series in the legend; "" leaves it out.
+      colour, marker: Matplotlib's.
     Returns:
       ax.
+    Raises:
+      KeyError: a column that the table lacks.
+
+    >>> import matplotlib.figure, pyarrow as pa
+    >>> ax = points(matplotlib.figure.Figure().subplots(), pa.table({"x": [1, 1, 2], "y": [2.0, 4.0, 5.0]}), "x", "y")
+    >>> [float(v) for v in ax.lines[0].get_ydata()]
+    [3.0, 5.0]
+
+    Student 1908, Biometrika 6:1.
     """
     from scipy import stats
 
@@ -57,19 +71,35 @@ def points(ax: Axes, table: pa.Table, x: str, y: str, label: str = "", colour: s
     return ax
 
 
-def law(ax: Axes, fit: Fit, x: str, lo: float, hi: float, group: Any = None, at: Mapping[str, float] | None = None, colour: str = COLOURS[0],
-        label: str = "", interval: float = 0.9, x_unit: float = 1.0) -> Axes:
-    """The median of a fitted law over [lo, hi] (log-spaced) and its predictive band; dashed outside the fitted range.
+def law(ax: Axes, fit: Fit, x: str, lo: float, hi: float, group: Any = None, at: Mapping[str, float] | None = None,
+        colour: str = COLOURS[0], label: str = "", interval: float = 0.9, x_unit: float = 1.0) -> Axes:
+    """Draws the median of a fitted law over [lo, hi] and its predictive band; dashed outside the fitted range.
+
+    The band holds a new run with probability `interval`: the quantiles (1 -+ interval) / 2 of `forecasting.predictive` at 200 points,
+    evenly spaced in log x. A group that could not be fitted draws nothing.
 
     Args:
       ax: drawn on.
-      fit: of any law.
-      x: the predictor on the axis; `at` fixes the others.
-      lo, hi: range of x, in the units of the axis.
-      group: which group of the fit.
+      fit: of any law with a predictor.
+      x: the predictor on the axis.
+      lo, hi: range of x, positive, in the unit of the axis.
+      group: which group of the fit: {column: value}, or the value of a single column; None where there is one group.
+      at: {predictor: value} of the other predictors, in the units of the fitted columns.
+      colour, label: of the curve; "" leaves it out of the legend.
+      interval: probability of the band, in (0, 1).
       x_unit: what the axis is divided by: x / x_unit is drawn.
     Returns:
       ax.
+    Raises:
+      TableError: an unknown group. KeyError: a predictor that is neither x nor in `at`.
+
+    >>> import matplotlib.figure, pyarrow as pa
+    >>> from scalemem.fitting import fit
+    >>> found = fit(pa.table({"n": [1., 2., 4.], "bits": [3.1, 5.9, 12.2]}), "power", y="bits", x="n")
+    >>> len(law(matplotlib.figure.Figure().subplots(), found, "x", 1, 40).lines)
+    2
+
+    The band: see `forecasting.forecast`.
     """
     found = fit.at(group)
     if found.posterior is None:

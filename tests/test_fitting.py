@@ -125,8 +125,8 @@ def test_the_exposure_defaults_are_those_measured_in_bits_per_parameter():
     """Relative defaults move an interval at the level where they were measured by less than 5 %, and that of another unit not at all."""
     e = np.array([125.0, 250, 500, 1000, 4000])
     y = 3 - 9 * e**-0.5
-    relative, absolute = (fit(pa.table({"e": e, "y": y}), "exposure", y="y", x="e", **known).at().parameters["a"]
-                          for known in ({}, {"misfit_sd": 0.012}))
+    relative, absolute = (fit(pa.table({"e": e, "y": y}), "exposure", y="y", x="e", misfit_sd=sd).at().parameters["a"]
+                          for sd in (None, 0.012))
     law = laws.get("exposure")
     assert law.noise_prior[0] * law.level(y) == pytest.approx(0.02, rel=0.05)
     assert relative.value == pytest.approx(absolute.value, rel=1e-3)

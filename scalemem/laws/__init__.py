@@ -43,7 +43,7 @@ def get(name: str | Law) -> Law:
     if name not in _LAWS:
         from scalemem.tables import TableError
         each = ", ".join(f"{d['name']} ({d['predictors']})" for d in describe())
-        raise TableError(f"law {name!r}: unknown; legal, with predictors: {each}; choose one, and give each predictor a column by NAME=COLUMN")
+        raise TableError(f"law {name!r}: unknown; legal, with predictors: {each}; choose one, with NAME=COLUMN for each predictor")
     return _LAWS[name]
 
 

@@ -41,7 +41,7 @@ class Law:
 
     `linear` names the parameters in which the function is linear (affine) given the others. `guess(x, y)` gives starts that depend on the
     data. `limits` clip predictions, never fits. `noise_prior` is the standard deviation of a run and the degrees of freedom it
-    counts for; it and `misfit_sd` are relative to the level of y: a log is so by itself, on a linear scale they are multiplied by `level(y)`.
+    counts for; it and `misfit_sd` are relative to y: a log is so by itself, on a linear scale they are multiplied by `level(y)`.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Law:
         return np.log(y) if self.scale == "log" else y
 
     def level(self, y: np.ndarray) -> float:
-        """What relative standard deviations are multiplied by: 1 on a log, the median of |y| over the rows (n,) of a fit on a linear scale."""
+        """What relative standard deviations are multiplied by: 1 on a log, else the median of |y| over the rows (n,) of a fit."""
         return 1.0 if self.scale == "log" else float(np.median(np.abs(y))) or float(np.abs(y).max()) or 1.0
 
     def off_scale(self, eta: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ GRID = 41  # points, at first over the prior's mean +- 4 sd
 
 
 def pooled_noise(law: Law, samples: list[Sample], known: float | None, level: float) -> tuple[float, float]:
-    """Run noise and its degrees of freedom: known (inf), or the replicates of all groups together with the law's weak prior, times `level`."""
+    """Run noise and its degrees of freedom: known (inf), or replicates of all groups with the law's weak prior, times `level`."""
     if known is not None:
         return known, math.inf
     sd, prior_dof = law.noise_prior[0] * level, law.noise_prior[1]

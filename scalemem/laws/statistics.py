@@ -57,9 +57,10 @@ def statistic(values: np.ndarray, take: str, interval: float, noise: Noise | Non
 
         T +- |q - T|,  q the outer quantile of T(v_i + s_i t_i),  t_i = z_i sqrt(dof / chi^2_dof), z_i normal, chi^2 one for all
 
-    where the noise s_i of the values is known: noise pushes an extreme outwards, so redrawing it does so once more, and what it adds is
-    allowed on both sides. min, max and max_abs also reach as far inwards as the bootstrap over the values does. Where the noise is not known
-    there is the bootstrap alone, which reaches hardly further out than the value seen, and `method` says so. Draws are the same in each call.
+    where the noise s_i of the values is known: noise pushes an extreme outwards, redrawing it does so once more, and what that adds
+    is allowed on both sides. min, max and max_abs also reach as far inwards as the bootstrap over the values does. Where the noise is not
+    known there is the bootstrap alone, which reaches hardly further out than the value seen, and `method` says so. Draws are the same in
+    each call.
 
     Args:
       values: (n,).
