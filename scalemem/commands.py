@@ -118,20 +118,22 @@ def plan(args: argparse.Namespace) -> Outcome:
     runs = sweep.runs()
     store = Store.open(path) if (path / "store.json").exists() else None
     packs = execute.plan(runs, store)
+    finished = store.finished() if store else {}
     shapes: dict[Any, list[Any]] = {}
     for p in packs:
-        shapes.setdefault(p.shape, []).extend(p.runs)
+        shapes.setdefault(p.shape, []).extend(run for run in p.runs if run_id(run) not in finished)
     workers = max(1, min(len(launch.cores()), len(packs)))
     rows = [{**{k: getattr(s.run.model, k) for k in ("n_layers", "d_model", "n_heads", "vocab_size", "seq_len")},
              "n_params": execute.accounting.n_params(s.run.model), "runs": len(rs),
              "train_flops": sum(map(execute.accounting.train_flops, rs)), "core_seconds": sum(map(execute.seconds, rs))}
             for s, rs in shapes.items()]
-    body = {"event": "plan", "packs": len(packs), "runs": sum(len(p.runs) for p in packs), "shapes": len(shapes), "workers": workers,
-            "flops": sum(r["train_flops"] for r in rows), "seconds": sum(map(execute.pack_seconds, packs)) / workers}
+    left = execute.left(packs, store)
+    body = {"event": "plan", "packs": len(packs), "runs": left.runs, "shapes": len(shapes), "workers": workers, "flops": left.flops,
+            "seconds": left.seconds / workers}
     show.plan(console, body, len(runs))
     if rows:
         show.table(console, {"title": "", "columns": list(rows[0]), "rows": rows})
-    return body | {"total_runs": len(runs), "by_shape": rows, "run_ids": [run_id(r) for p in packs for r in p.runs]}, 0
+    return body | {"total_runs": len(runs), "by_shape": rows, "run_ids": [run_id(run) for rs in shapes.values() for run in rs]}, 0
 
 
 def run(args: argparse.Namespace) -> Outcome:

@@ -121,19 +121,19 @@ class Left(NamedTuple):
     seconds: float  # one pack after another
 
 
-def left(packs: Sequence[Pack], store: Store, how: str = "map", devices: int = 1) -> Left:
+def left(packs: Sequence[Pack], store: Store | None = None, how: str = "map", devices: int = 1) -> Left:
     """What is left of packs: their runs that the store lacks, from the epochs on that their checkpoints have.
 
     Args:
       packs: as planned.
-      store: their store; where it has timed this executor on this machine, its median rate gives the seconds.
+      store: their store, if there is one yet; where it has timed this executor on this machine, its median rate gives the seconds.
       how, devices: the executor, as for `plan`.
     """
-    finished, rate = store.finished(), _rate(store, how, devices)
+    finished, rate = (store.finished(), _rate(store, how, devices)) if store else ({}, None)
     runs, flops, time_s = 0, 0.0, 0.0
     for p in packs:
-        folder = store.checkpoint_dir(p.id)
-        done = checkpoint.epochs(folder)[-1] if _suits(checkpoint.load_pack(folder), how, devices) else 0
+        folder = store.checkpoint_dir(p.id) if store else None
+        done = checkpoint.epochs(folder)[-1] if folder and _suits(checkpoint.load_pack(folder), how, devices) else 0
         for run in p.runs:
             if run_id(run) not in finished:
                 work = _flops(run, done, run.stages[0].exposures)

@@ -19,7 +19,7 @@ def number(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return {True: "yes", False: ""}.get(value, str(value)) if isinstance(value, bool) else str(value)
+        return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
     if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e15):
         return f"{int(value):,}"
     if abs(value) >= 1e15 or abs(value) < 1e-3:

@@ -157,7 +157,7 @@ def _show(section: dict[str, Any], table: pa.Table, result: claims.StudyResult) 
         size = section["group"][:-1]
         for row in rows:
             same = [r[section["best"]] for r in rows if all(r[k] == row[k] for k in size)]
-            row["largest"] = row[section["best"]] == max(same)
+            row["largest"] = "yes" if row[section["best"]] == max(same) else ""
     return {"title": section["title"], "columns": list(rows[0]) if rows else [], "rows": rows}
 
 
