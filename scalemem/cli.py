@@ -23,8 +23,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"scalemem: error: {text}; see {self.prog} --help\n")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+def parser(laws: str = "") -> argparse.ArgumentParser:
+    """The parser of all commands; `laws` is the list that ends the help of those that fit."""
     top = _Parser(prog="scalemem", description=__import__("scalemem").__doc__, epilog=EPILOG, allow_abbrev=False,
                   formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("--version", action="version", version=f"scalemem {__import__('scalemem').__version__}")
@@ -47,7 +47,8 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--workers", type=int, metavar="N", help="processes of the cpu executor (default: the cores there are)")
 
     def fitting(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--law", required=True, help="a law by name; an unknown one lists them")
+        sub.formatter_class, sub.epilog = argparse.RawDescriptionHelpFormatter, laws
+        sub.add_argument("--law", required=True, help="a law by name, from the list below")
         sub.add_argument("--y", required=True, metavar="COLUMN", help="the column that is fitted")
         sub.add_argument("--x", action="append", default=[], metavar="NAME=COLUMN", help="a predictor of the law and its column; repeat")
         sub.add_argument("--group", default="", metavar="A,B", help="fit each combination of these columns apart")
@@ -81,9 +82,18 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _laws() -> str:
+    """The laws and their predictors, as the end of a help text; imported only where it is asked for."""
+    from scalemem import laws
+
+    rows = [f"  {law['name']:<20} {law['predictors']:<24} {law['formula']}" for law in laws.describe()]
+    return "\n".join(["laws, the predictors that --x NAME=COLUMN gives columns to, and the formula:", *rows])
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs a command line; returns the exit status. No traceback reaches a user for bad input."""
-    args = parser().parse_args(argv)
+    asked = sys.argv[1:] if argv is None else argv
+    args = parser(_laws() if {"fit", "backtest"} & set(asked[:1]) else "").parse_args(asked)
     from scalemem import commands
 
     try:

@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "study": ["launch", "plot"],
     "show": ["laws"],
     "commands": ["study", "show"],
-    "cli": ["commands"],
+    "cli": ["commands", "laws"],
     "__main__": ["cli"],
 }
 NEVER = {"sims", "figures", "fits", "tests", "benchmarks"}
