@@ -85,6 +85,8 @@ def test_a_worker_is_seen_from_its_start_to_its_end(tmp_path):
     worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert worker.stdin is not None
     assert worker.stdout is not None
+    while not processes(path):  # Popen returns a moment before the kernel shows the command line
+        assert worker.poll() is None
     assert processes(path) == [worker.pid]
     assert json.loads(worker.stdout.readline()) == {"event": "ready"}
     assert processes(path) == [worker.pid]
