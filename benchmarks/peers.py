@@ -3,6 +3,9 @@
     python benchmarks/peers.py torch|transformers|torch_peak MODEL CORES     (started by training.py)
 """
 
+# pyright: reportMissingImports=false
+# torch and transformers are the extra `bench`, which not every checkout installs.
+
 from __future__ import annotations
 
 import json
