@@ -41,7 +41,8 @@ def test_a_run_in_a_pack_is_the_run_alone(packed):
 
 def test_vmap_gives_the_numbers_of_map(packed):
     at_once = trained(RUNS, how="vmap")
-    np.testing.assert_allclose(at_once.loss_nats[:5], packed.loss_nats[:5], rtol=1e-5)
+    # 1e-5 of the loss, and 1e-6 nats (what the design promises of a loss) where a run has memorized nearly all and its loss is near 0
+    np.testing.assert_allclose(at_once.loss_nats[:5], packed.loss_nats[:5], rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(at_once.epoch, packed.epoch)
     assert not at_once.diverged.any()
 
