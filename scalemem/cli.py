@@ -8,7 +8,7 @@ import sys
 from typing import NoReturn
 
 EPILOG = """examples:
-  scalemem study capacity                       sweep, fit, forecast, verdicts and a figure, in about 7 minutes on 2 cores
+  scalemem study capacity                       sweep, fit, forecast, verdicts and a figure, in about 6 minutes on 2 cores
   scalemem plan capacity --scale hour           what that would cost, before anything is spent
   scalemem fit runs.csv --law power --y loss --x x=n_params --out fit.json
   scalemem forecast fit.json --at x=7e9 --interval 0.9
