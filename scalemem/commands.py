@@ -224,10 +224,12 @@ def backtest(args: argparse.Namespace) -> Outcome:
         table, dropped = tables.where(table, args.where)
         console.print(f"{dropped} rows were left out by --where {args.where!r}", soft_wrap=True)
     body = forecasting.backtest(table, args.law, holdout=args.holdout, split=args.split, **columns).to_json()
-    rows = [{k: v for k, v in r.items() if k != "coverage"} | {"in 90 %": r["coverage"]["0.9"]} for r in body["rows"]]
+    rows = [{**r["group"], **{k: v for k, v in r.items() if k not in ("group", "coverage")}, "in 90 %": r["coverage"]["0.9"]} for r in body["rows"]]
     if rows:
         show.table(console, {"title": "Back-test", "columns": list(rows[0]), "rows": rows})
-    console.print(str(body["summary"]), soft_wrap=True)
+    found, share = body["summary"], body["summary"]["coverage"]["0.9"]
+    console.print(f"rmse of the log, mean over groups: {show.number(found['rmse_log_mean'])}; 90 % intervals hold "
+                  f"{'-' if share is None else f'{share:.0%}'} of {found['n_test']} held-out rows", soft_wrap=True)
     return body, 0
 
 
