@@ -185,7 +185,7 @@ def fit(args: argparse.Namespace) -> Outcome:
 
     console, (table, columns) = _console(args), _read(args)
     found = fitting.fit(table, args.law, where=args.where, interval=args.interval, **columns)
-    found = forecasting.with_backtest(found, table, **({"interval": args.interval}))
+    found = forecasting.with_backtest(found, table, interval=args.interval)
     body = found.to_json()
     if args.out:
         write_whole(Path(args.out), json.dumps(body, indent=1).encode() + b"\n")

@@ -21,8 +21,6 @@ from jax.sharding import Mesh, PartitionSpec
 from scalemem import train
 from scalemem.spec import RunSpec, run_id
 
-HOW = ("map", "vmap", "shard")
-
 
 @dataclass(frozen=True)
 class Pack:

@@ -105,10 +105,15 @@ def definition(name: str, scale: str = "laptop") -> dict[str, Any]:
         if isinstance(entries, list):
             kept = [e for e in entries if not isinstance(e, dict) or scale in e.get("scales", SCALES)]
             found[key] = [{k: v for k, v in e.items() if k != "scales"} if isinstance(e, dict) else e for e in kept]
-    claims.check({k: v for k, v in found.items() if k not in ("title", "source", "show")})
+    claims.check(_judged(found))
     for i, section in enumerate(found.get("show", [])):
         claims.check_keys(f"show[{i}]", section, _SHOW)
     return found
+
+
+def _judged(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections of a fits file that `claims` reads; the others are the study's own."""
+    return {k: v for k, v in found.items() if k not in ("title", "source", "show")}
 
 
 def runs_table(store: Store, sweep: Sweep) -> pa.Table:
@@ -124,12 +129,11 @@ def runs_table(store: Store, sweep: Sweep) -> pa.Table:
 
 def evaluate(name: str, scale: str, table: pa.Table) -> claims.StudyResult:
     """Fits, forecasts and verdicts of a study at a scale, on the table of its runs."""
-    sections = {k: v for k, v in definition(name, scale).items() if k not in ("title", "source", "show")}
-    return claims.evaluate(sections, table)
+    return claims.evaluate(_judged(definition(name, scale)), table)
 
 
 def shown(name: str, scale: str, table: pa.Table, result: claims.StudyResult) -> list[dict[str, Any]]:
-    """The tables of the `show` sections: {"title", "columns", "rows"}; means over seeds, with the number of runs and the sd of the last.
+    """The tables of the `show` sections: {"title", "columns", "rows"}; means over seeds, and the number of runs.
 
     A section has title, group, columns, where; `limit` = "fit.parameter" with `of` adds `converged`; `best` marks the largest row a size.
     """
