@@ -1,40 +1,18 @@
-"""What each command does: a function of the parsed arguments to (JSON body, exit status), which prints for a person unless --json."""
+"""Commands that run, judge and show studies and stores."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import warnings
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 
 from scalemem import study as studies_
-from scalemem.durable import StoreError, write_whole
+from scalemem.commands.terminal import Outcome, Stopped, console_of
 from scalemem.spec import SpecError, run_id
 from scalemem.store import Store
 from scalemem.sweep import Sweep
-from scalemem.tables import TableError
-
-BAD_INPUT = (SpecError, StoreError, TableError)
-
-Outcome = tuple[Any, int]
-
-
-class Stopped(Exception):
-    """The command was interrupted; says what is safe."""
-
-
-def _console(args: argparse.Namespace) -> Any:
-    """Standard output for a person; standard error where standard output carries JSON."""
-    from rich.console import Console
-
-    console = Console(stderr=args.json, highlight=False)
-    if not console.is_terminal:
-        console = Console(stderr=args.json, highlight=False, width=140)
-    warnings.showwarning = lambda message, *_, **__: console.print(f"[yellow]warning:[/] {escape(str(message))}", soft_wrap=True)
-    return console
 
 
 def _folder(name: str) -> Path:
@@ -68,7 +46,7 @@ def study(args: argparse.Namespace) -> Outcome:
     """Run + fit + figure + verdicts."""
     from scalemem import show
 
-    console, name = _console(args), args.name
+    console, name = console_of(args), args.name
     head, _ = studies_.definition(name, args.scale), studies_.sweep(name, args.scale)
     studies_.find(name, "figures")
     console.print(f"[bold]{escape(head.get('title', name))}[/]  {escape(head.get('source', ''))}", soft_wrap=True)
@@ -94,7 +72,7 @@ def studies(args: argparse.Namespace) -> Outcome:
     """A list of studies with their last verdicts: of this folder's runs, or else those kept in the repository."""
     from scalemem import show
 
-    console, rows = _console(args), []
+    console, rows = console_of(args), []
     for name in studies_.names():
         last = studies_.last(name)
         head = studies_.definition(name, last.get("scale", "laptop"))
@@ -113,7 +91,7 @@ def plan(args: argparse.Namespace) -> Outcome:
     """What a run would do, from the specs alone."""
     from scalemem import execute, launch, show
 
-    console = _console(args)
+    console = console_of(args)
     sweep, path = _sweep(args, args.sim)
     runs = sweep.runs()
     store = Store.open(path) if (path / "store.json").exists() else None
@@ -138,7 +116,7 @@ def plan(args: argparse.Namespace) -> Outcome:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Runs what the store lacks."""
-    console = _console(args)
+    console = console_of(args)
     store, _, counts = _execute(args, args.sim, console)
     console.print(f"{counts['done']} done, {counts['diverged']} diverged, {counts['failed']} failed; store {store.path}", soft_wrap=True)
     return {"store": str(store.path), **counts}, 1 if counts["failed"] else 0
@@ -146,7 +124,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def status(args: argparse.Namespace) -> Outcome:
     """Counts of a store, and why runs failed."""
-    console, found = _console(args), Store.open(args.store).status()
+    console, found = console_of(args), Store.open(args.store).status()
     console.print("  ".join(f"{k} {v}" for k, v in found["counts"].items()))
     for name, counts in found["sweeps"].items():
         console.print(f"  {name}: " + "  ".join(f"{k} {v}" for k, v in counts.items()), soft_wrap=True)
@@ -157,85 +135,9 @@ def status(args: argparse.Namespace) -> Outcome:
     return found, 0
 
 
-def pairs(items: list[str], option: str, number: bool = False) -> dict[str, Any]:
-    """NAME=VALUE options as a dict; SpecError for what is not of that form."""
-    found: dict[str, Any] = {}
-    for item in items:
-        name, sign, value = item.partition("=")
-        if not sign or not name or not value:
-            raise SpecError(f"--{option} {item!r}: must be NAME=VALUE; write it with an equals sign")
-        try:
-            found[name] = float(value) if number else value
-        except ValueError:
-            raise SpecError(f"--{option} {item!r}: {value!r} is not a number; write {name}=NUMBER") from None
-    return found
-
-
-def _read(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-    from scalemem import tables
-
-    table = tables.read(args.source)
-    group = [g for g in args.group.split(",") if g]
-    return table, {"y": args.y, "x": pairs(args.x, "x") or None, "group": group}
-
-
-def fit(args: argparse.Namespace) -> Outcome:
-    """Fits a law and says what it found."""
-    from scalemem import fitting, forecasting, show
-
-    console, (table, columns) = _console(args), _read(args)
-    found = fitting.fit(table, args.law, where=args.where, interval=args.interval, **columns)
-    found = forecasting.with_backtest(found, table, interval=args.interval)
-    body = found.to_json()
-    if args.out:
-        write_whole(Path(args.out), json.dumps(body, indent=1).encode() + b"\n")
-    show.fits(console, {args.y: body})
-    if found.dropped:
-        console.print(f"{found.dropped} rows were left out by --where {args.where!r}", soft_wrap=True)
-    if args.out:
-        console.print(f"fit kept in {args.out}; try: scalemem forecast {args.out} --at " + " --at ".join(f"{k}=VALUE" for k in found.x))
-    return body, 0
-
-
-def forecast(args: argparse.Namespace) -> Outcome:
-    """A forecast from a kept fit."""
-    from scalemem import forecasting, show
-    from scalemem.fitting import Fit
-
-    console = _console(args)
-    try:
-        content = json.loads(Path(args.fit).read_text())
-    except (OSError, ValueError) as error:
-        raise TableError(f"fit file {args.fit}: {error}; name a file that `scalemem fit --out` wrote") from None
-    found = Fit.from_json(content)
-    group = {k: float(v) if v.replace(".", "", 1).lstrip("-").isdigit() else v for k, v in pairs(args.group, "group").items()} or None
-    body = forecasting.forecast(found, pairs(args.at, "at", number=True), interval=args.interval, group=group).to_json()
-    show.forecast(console, body)
-    return body, 0
-
-
-def backtest(args: argparse.Namespace) -> Outcome:
-    """How well a law forecasts what was held out."""
-    from scalemem import forecasting, show
-
-    console, (table, columns) = _console(args), _read(args)
-    if args.where:
-        from scalemem import tables
-        table, dropped = tables.where(table, args.where)
-        console.print(f"{dropped} rows were left out by --where {args.where!r}", soft_wrap=True)
-    body = forecasting.backtest(table, args.law, holdout=args.holdout, split=args.split, **columns).to_json()
-    rows = [{**r["group"], **{k: v for k, v in r.items() if k not in ("group", "coverage")}, "in 90 %": r["coverage"]["0.9"]} for r in body["rows"]]
-    if rows:
-        show.table(console, {"title": "Back-test", "columns": list(rows[0]), "rows": rows})
-    found, share = body["summary"], body["summary"]["coverage"]["0.9"]
-    console.print(f"rmse of the log, mean over groups: {show.number(found['rmse_log_mean'])}; 90 % intervals hold "
-                  f"{'-' if share is None else f'{share:.0%}'} of {found['n_test']} held-out rows", soft_wrap=True)
-    return body, 0
-
-
 def figure(args: argparse.Namespace) -> Outcome:
     """Draws a study's figure from what its store has."""
-    console = _console(args)
+    console = console_of(args)
     sweep, path = _sweep(args, args.name)
     table = studies_.runs_table(Store.open(path), sweep)
     result = studies_.evaluate(args.name, args.scale, table)
@@ -249,5 +151,5 @@ def export(args: argparse.Namespace) -> Outcome:
     """Writes a table of a store to a file."""
     store = Store.open(args.store)
     store.export(args.out, args.table)
-    _console(args).print(f"{args.table} written to {args.out}", soft_wrap=True)
+    console_of(args).print(f"{args.table} written to {args.out}", soft_wrap=True)
     return {"out": args.out, "table": args.table}, 0
