@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from scalemem.laws import capacity, constant, exposure, membership, power
+from scalemem.laws import broken, capacity, constant, exposure, logarithmic, loss, membership, power
 from scalemem.laws.base import Law, Parameter
 
 _LAWS: dict[str, Law] = {law.name: law for law in (
-    power.POWER, power.POWER_FLOOR,
+    power.POWER, power.POWER_FLOOR, power.SHIFTED_POWER, power.M3, power.M4,
+    broken.ONE, broken.TWO, broken.THREE,
+    logarithmic.LOG_LINEAR, logarithmic.LOGARITHMIC_DECAY,
+    loss.CHINCHILLA, loss.CHINCHILLA_SHARED, loss.KAPLAN, loss.GADRE,
+    logarithmic.EXTRACTION_LOG_LINEAR,
     capacity.HARD, capacity.SMOOTH, capacity.BITS_LINEAR,
     exposure.EXPOSURE,
     membership.MEMBERSHIP,

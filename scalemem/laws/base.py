@@ -31,7 +31,7 @@ class Parameter:
     prior: tuple[float, float] | None = None  # mean and sd of a normal
 
     def __post_init__(self) -> None:
-        if self.log and (self.low, self.high) != (-INFINITY, INFINITY):
+        if self.log and (self.high <= 0 or -INFINITY < self.low <= 0):
             raise ValueError(f"parameter {self.name}: a logarithm already bounds it to positive values; remove low and high")
 
 
@@ -40,8 +40,10 @@ class Law:
     """A law y = function(x, p) with x = {predictor: array} (and x["1"], a column of ones) and p = {parameter: array}.
 
     `linear` names the parameters in which the function is linear (affine) given the others. `guess(x, y)` gives starts that depend on the
-    data. `limits` clip predictions, never fits. `noise_prior` is the standard deviation of a run and the degrees of freedom it
-    counts for; it and `misfit_sd` are relative to y: a log is so by itself, on a linear scale they are multiplied by `level(y)`.
+    data: {parameter: values} for the grid, or a list of {parameter: value} of all parameters that are not linear, which are the starts.
+    The law is defined where a predictor in `zero` is 0. `limits` clip predictions, never fits. `noise_prior` is the standard deviation of
+    a run and the degrees of freedom it counts for; it and `misfit_sd` are relative to y: a log is so by itself, on a linear scale they are
+    multiplied by `level(y)`.
     """
 
     name: str
@@ -51,7 +53,8 @@ class Law:
     parameters: tuple[Parameter, ...]
     scale: str = "log"
     linear: tuple[str, ...] = ()
-    guess: Callable[[Arrays, np.ndarray], dict[str, Sequence[float]]] | None = None
+    guess: Callable[[Arrays, np.ndarray], dict[str, Sequence[float]] | list[dict[str, float]]] | None = None
+    zero: tuple[str, ...] = ()
     limits: tuple[float, float] = (-INFINITY, INFINITY)
     noise_prior: tuple[float, float] = (0.0, 0.0)
     misfit_sd: float | None = None  # None: estimated where there are replicates, else 0
@@ -85,8 +88,9 @@ class Law:
         return {p.name: np.exp(theta[..., j]) if p.log else theta[..., j] for j, p in enumerate(self.parameters)}
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper bounds of theta."""
-        return np.array([p.low for p in self.parameters]), np.array([p.high for p in self.parameters])
+        """Lower and upper bounds of theta, a logarithm's as logarithms."""
+        low, high = np.array([[math.log(v) if p.log and v > 0 else v for v in (p.low, p.high)] for p in self.parameters]).T
+        return low, high
 
     def on_scale(self, y: np.ndarray) -> np.ndarray:
         """y or log y."""
@@ -123,11 +127,12 @@ class Law:
         """Where the search starts: the grid over the parameters that are not linear, the linear ones solved for at each of its points."""
         guess = self.guess(x, y) if self.guess else {}
         low, high = self.bounds()
+        grid = ([0.0 if k in self.linear else point[k] for k in self.names] for point in guess) if isinstance(guess, list) else \
+            itertools.product(*([0.0] if p.name in self.linear else guess.get(p.name, p.starts) for p in self.parameters))
         found = []
-        for values in itertools.product(*([0.0] if p.name in self.linear else guess.get(p.name, p.starts) for p in self.parameters)):
+        for values in grid:
             natural = dict(zip(self.names, values, strict=True))
-            theta = np.array([math.log(v) if p.log and p.name not in self.linear else v
-                              for p, v in zip(self.parameters, values, strict=True)])
+            theta = np.array([math.log(v) if p.log and p.name not in self.linear else v for p, v in zip(self.parameters, values, strict=True)])
             if self.linear:
                 offset, basis = self.basis(x, theta)
                 weight = 1 / np.abs(y) if self.scale == "log" else np.ones_like(y)
