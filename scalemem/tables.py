@@ -30,6 +30,7 @@ class TooFewRows(RowsError):
 def read(source: str | Path) -> pa.Table:
     """A table from a CSV file (also .gz), a Parquet file, or the runs of a store directory; told apart by content.
 
+    Lines at the head of a CSV that begin with # are comments and are skipped; rows are numbered from 1 after the line of names.
     Raises TableError when the file is absent, empty or malformed, or names a column twice.
     """
     import pyarrow as pa
@@ -47,6 +48,8 @@ def read(source: str | Path) -> pa.Table:
             raise
         reason = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
         raise TableError(f"{path}: cannot be read: {reason[:160]}; give a CSV, CSV.gz or Parquet file, or a store") from None
+    if len(names) == 1 and (apart := next((c for c in ";\t|" if c in names[0]), None)):
+        raise TableError(f"{path}: one column, {names[0][:60]!r}: its cells must be separated by commas, not {apart!r}; save it as such")
     twice = [n for n in names if names.count(n) > 1]
     if twice:
         raise TableError(f"{path}: column {twice[0]!r} appears {names.count(twice[0])} times; rename one of them")
@@ -55,8 +58,10 @@ def read(source: str | Path) -> pa.Table:
 
 def _parse(path: Path) -> pa.Table:
     import gzip
+    import re
     import zlib
 
+    import pyarrow as pa
     import pyarrow.csv as csv
     import pyarrow.parquet as pq
 
@@ -66,7 +71,10 @@ def _parse(path: Path) -> pa.Table:
         return pq.ParquetFile(path).read()
     try:
         with gzip.open(path) if magic[:2] == b"\x1f\x8b" else path.open("rb") as file:
-            return csv.read_csv(file)
+            content = file.read()
+        comments = re.match(rb"(?:\xef\xbb\xbf)?((?:[ \t]*#[^\r\n]*(?:\r\n|\r|\n|$))*)", content)
+        start = comments.end() if comments and comments[1] else 0
+        return csv.read_csv(pa.py_buffer(memoryview(content)[start:]), parse_options=csv.ParseOptions(newlines_in_values=True))
     except zlib.error as error:
         raise ValueError(f"damaged gzip data: {error}") from None
 
@@ -81,6 +89,8 @@ def load(table: pa.Table, name: str) -> np.ndarray:
     data, kind = table.column(name), table.schema.field(name).type
     if pa.types.is_dictionary(kind):
         data, kind = data.cast(kind.value_type), kind.value_type
+    if pa.types.is_temporal(kind) and not pa.types.is_duration(kind):
+        data, kind = pa.chunked_array([[None if v is None else str(v) for v in data.to_pylist()]], pa.string()), pa.string()
     if pa.types.is_boolean(kind):
         return np.array([v is True for v in data.to_pylist()], bool)
     if any(f(kind) for f in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)):
@@ -117,7 +127,7 @@ def column(table: pa.Table, name: str, *, above: float = -math.inf, keep: np.nda
         refuse(keep & np.array([not _numeric(v) for v in found], bool), "a number", "mend the cell or filter the row out")
         refuse(keep, "a number", "the column is stored as text: store it as numbers")
         return np.zeros(0)
-    found = found.astype(np.float64)
+    found = np.where(table.column(name).is_null().to_numpy(), math.nan, found.astype(np.float64))
     refuse(keep & np.isnan(found), "a number", f'fill it in, or drop such rows with where = "not is_null({quoted})"')
     refuse(keep & np.isinf(found), "finite", f'drop such rows with where = "abs({quoted}) < 1e300"')
     refuse(keep & (found <= above), f"above {above:g}{why}", f'drop such rows with where = "{quoted} > {above:g}"')
@@ -200,6 +210,24 @@ def unit(table: pa.Table, name: str) -> str:
     return (table.schema.field(name).metadata or {}).get(b"unit", name.encode()).decode()
 
 
+def with_unit(table: pa.Table, name: str, unit: str) -> pa.Table:
+    """The table with a unit kept with a column; one made of several is put in brackets, as it becomes part of the units of parameters.
+
+    >>> import pyarrow as pa
+    >>> unit(with_unit(pa.table({"loss": [1.0]}), "loss", "nats/token"), "loss")
+    '(nats/token)'
+    """
+    if name not in table.column_names:
+        load(table, name)
+    if not unit.strip() or len(unit) > 40 or not unit.isprintable():
+        raise TableError(f"unit {unit[:50]!r} of column {name!r}: must be a word of at most 40 characters; write {name}=nats")
+    text = unit.strip()
+    text = f"({text})" if any(c in text for c in " /*^") and not (text[0] == "(" and text[-1] == ")") else text
+    at = table.column_names.index(name)
+    old = table.schema.field(at)
+    return table.set_column(at, old.with_metadata({**(old.metadata or {}), b"unit": text.encode()}), table.column(at))
+
+
 def groups(table: pa.Table, names: Sequence[str] | str, keep: np.ndarray) -> list[tuple[dict[str, Any], np.ndarray]]:
     """The kept rows by the values of some columns, in sorted order: [({column: value}, row numbers from 0)]."""
     names = [names] if isinstance(names, str) else names
@@ -210,6 +238,9 @@ def groups(table: pa.Table, names: Sequence[str] | str, keep: np.ndarray) -> lis
             name = names[key.index(None)]
             raise RowsError(f"column {name!r}, row {row + 1} = missing: must have a value, it forms groups; fill it in, "
                              f'or drop such rows with where = "not is_null({name})"')
+        odd = next((n for n, v in zip(names, key, strict=True) if isinstance(v, float) and math.isinf(v)), None)
+        if odd is not None:
+            raise RowsError(f"column {odd!r}, row {row + 1} = inf: must be finite, it forms groups; filter the row out")
         found.setdefault(key, []).append(int(row))
     order = sorted(found, key=lambda k: tuple((isinstance(v, str), v) for v in k))
     return [(dict(zip(names, k, strict=True)), np.array(found[k])) for k in order]

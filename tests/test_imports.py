@@ -34,6 +34,8 @@ MAY_IMPORT = {
     "store": ["spec", "locking", "columnar", "catalogue"],
     "expressions": [],
     "tables": ["store", "expressions"],
+    "repeats": ["tables"],
+    "prepare": ["repeats"],
     "laws": ["tables"],
     "fitting": ["laws"],
     "forecasting": ["fitting"],
@@ -43,7 +45,7 @@ MAY_IMPORT = {
     # both
     "study": ["launch", "plot"],
     "show": ["laws"],
-    "commands": ["study", "show"],
+    "commands": ["study", "show", "prepare"],
     "cli": ["commands", "laws"],
     "__main__": ["cli"],
 }
