@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from scalemem.laws import broken, capacity, constant, exposure, logarithmic, loss, membership, power
+from scalemem.laws import (
+    broken,
+    capacity,
+    constant,
+    exponential,
+    exposure,
+    forgetting,
+    logarithmic,
+    loss,
+    membership,
+    power,
+    repeated,
+    saturating,
+    ushaped,
+)
 from scalemem.laws.base import Law, Parameter
 
 _LAWS: dict[str, Law] = {law.name: law for law in (
     power.POWER, power.POWER_FLOOR, power.SHIFTED_POWER, power.M3, power.M4,
-    broken.ONE, broken.TWO, broken.THREE,
+    broken.ONE, broken.TWO, broken.THREE, ushaped.U_SHAPED,
     logarithmic.LOG_LINEAR, logarithmic.LOGARITHMIC_DECAY,
-    loss.CHINCHILLA, loss.CHINCHILLA_SHARED, loss.KAPLAN, loss.GADRE,
-    logarithmic.EXTRACTION_LOG_LINEAR,
+    saturating.SATURATING_POWER, saturating.HILL, saturating.SIGMOID_LOG,
+    exponential.SATURATING_EXPONENTIAL, exponential.EXPONENTIAL_DECAY, exponential.EXPONENTIAL_DECAY_DOUBLE,
+    loss.CHINCHILLA, loss.CHINCHILLA_SHARED, loss.KAPLAN, loss.GADRE, repeated.REPEATED_DATA, repeated.DATA_CONSTRAINED,
+    forgetting.KALAJDZIEVSKI, forgetting.BETHUNE, logarithmic.EXTRACTION_LOG_LINEAR,
     capacity.HARD, capacity.SMOOTH, capacity.BITS_LINEAR,
     exposure.EXPOSURE,
     membership.MEMBERSHIP,

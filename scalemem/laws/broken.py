@@ -7,21 +7,16 @@ import itertools
 import numpy as np
 
 from scalemem.laws.base import Arrays, Law, Parameter
+from scalemem.laws.parts import softplus, span
 
 STARTS = {1: 12, 2: 16, 3: 24}  # how many of the candidates a search starts from
-
-
-def _softplus(v: np.ndarray) -> np.ndarray:
-    """log(1 + e^v), without overflow and analytic, for a complex step."""
-    large = np.real(v) > 0
-    return np.where(large, v, 0) + np.log1p(np.exp(np.where(large, -v, v)))
 
 
 def _function(x: Arrays, p: Arrays) -> np.ndarray:
     log_x, n = np.log(x["x"]), (len(p) - 3) // 3
     eta = -p["c0"] * log_x
     for i in range(1, n + 1):
-        eta = eta - p[f"c{i}"] * p[f"f{i}"] * _softplus((log_x - np.log(p[f"d{i}"])) / p[f"f{i}"])
+        eta = eta - p[f"c{i}"] * p[f"f{i}"] * softplus((log_x - np.log(p[f"d{i}"])) / p[f"f{i}"])
     return p["a"] + p["b"] * np.exp(eta)
 
 
@@ -29,10 +24,9 @@ def _candidates(n: int):
     """Starts from the best piecewise straight lines in log-log coordinates, over floors and positions of the breaks."""
     def guess(x: Arrays, y: np.ndarray) -> list[dict[str, float]]:
         log_x, least = np.log(x["x"]), float(np.abs(y).min())
-        low, high = float(log_x.min()), float(log_x.max())
-        span = max(high - low, 1e-3)
-        middle, ranked = low + span / 2, []
-        places = low + span * np.linspace(0.0, 1.0, 10)[1:-1]
+        low, width = span(x["x"])
+        middle, ranked = low + width / 2, []
+        places = low + width * np.linspace(0.0, 1.0, 10)[1:-1]
         for floor in (0.0, 0.6, 0.95):
             target = np.log(np.maximum(y - floor * least, 1e-3 * least))
             for d in itertools.combinations(places, n):
@@ -42,7 +36,7 @@ def _candidates(n: int):
                 ranked.append((float(np.sum(missed**2)), len(ranked), -line[1:], d))
         best = sorted(ranked)[:STARTS[n] // 2]
         return [{"c0": float(c[0])} | {k: v for i in range(n) for k, v in ((f"c{i + 1}", float(c[i + 1])),
-                                       (f"d{i + 1}", float(np.exp(d[i]))), (f"f{i + 1}", soft * span / (n + 1)))}
+                                       (f"d{i + 1}", float(np.exp(d[i]))), (f"f{i + 1}", soft * width / (n + 1)))}
                 for _, _, c, d in best for soft in (0.08, 0.4)]
     return guess
 

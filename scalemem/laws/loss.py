@@ -7,21 +7,18 @@ import itertools
 import numpy as np
 
 from scalemem.laws.base import Arrays, Law, Parameter
+from scalemem.laws.parts import power
 
 _EXPONENTS = (0.1, 0.25, 0.5, 1.0)
 
 
-def _power(x: np.ndarray, exponent: np.ndarray) -> np.ndarray:
-    return np.exp(exponent * np.log(x))
-
-
 def _chinchilla(x: Arrays, p: Arrays) -> np.ndarray:
-    return p["E"] + p["A"] * _power(x["n_params"], -p["alpha"]) + p["B"] * _power(x["n_tokens"], -p.get("beta", p["alpha"]))
+    return p["E"] + p["A"] * power(x["n_params"], -p["alpha"]) + p["B"] * power(x["n_tokens"], -p.get("beta", p["alpha"]))
 
 
 def _kaplan(x: Arrays, p: Arrays) -> np.ndarray:
     size, data = (p[k] * (np.log(p[c]) - np.log(x[n])) for k, c, n in (("alpha_N", "N_c", "n_params"), ("alpha_D", "D_c", "n_tokens")))
-    return _power(np.exp(size / p["alpha_D"]) + np.exp(data / p["alpha_D"]), p["alpha_D"])
+    return power(np.exp(size / p["alpha_D"]) + np.exp(data / p["alpha_D"]), p["alpha_D"])
 
 
 def _kaplan_starts(x: Arrays, y: np.ndarray) -> list[dict[str, float]]:
@@ -80,8 +77,8 @@ KAPLAN = Law(
 GADRE = Law(
     name="gadre",
     formula="y = E + (a tokens_per_param^eta + b tokens_per_param^-eta) train_flops^-eta",
-    function=lambda x, p: (p["E"] + p["a"] * _power(x["tokens_per_param"] / x["train_flops"], p["eta"])
-                           + p["b"] * _power(x["tokens_per_param"] * x["train_flops"], -p["eta"])),
+    function=lambda x, p: (p["E"] + p["a"] * power(x["tokens_per_param"] / x["train_flops"], p["eta"])
+                           + p["b"] * power(x["tokens_per_param"] * x["train_flops"], -p["eta"])),
     predictors=("train_flops", "tokens_per_param"),
     parameters=(Parameter("E", "{y}", low=0.0), Parameter("a", "{y} ({train_flops}/{tokens_per_param})^eta", log=True),
                 Parameter("b", "{y} ({train_flops} {tokens_per_param})^eta", log=True), Parameter("eta", log=True, starts=(0.05, 0.12, 0.25, 0.5))),

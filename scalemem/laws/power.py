@@ -3,18 +3,9 @@
 import numpy as np
 
 from scalemem.laws.base import Arrays, Law, Parameter
+from scalemem.laws.parts import power, softplus, within
 
 _CODE = "read in google-research/revisiting_neural_scaling_laws/methods"
-
-
-def _power(x: np.ndarray, exponent: np.ndarray) -> np.ndarray:
-    return np.exp(exponent * np.log(x))
-
-
-def _softplus(v: np.ndarray) -> np.ndarray:
-    """log(1 + e^v), without overflow and analytic, for a complex step."""
-    large = np.real(v) > 0
-    return np.where(large, v, 0) + np.log1p(np.exp(np.where(large, -v, v)))
 
 
 def _normalized_excess(x: Arrays, p: Arrays) -> np.ndarray:
@@ -25,31 +16,27 @@ def _normalized_excess(x: Arrays, p: Arrays) -> np.ndarray:
     """
     alpha, right = p["alpha"], -p["c"] * np.log(x["x"] / p["d"])
     real_alpha, real_right = np.real(alpha), np.real(right)
-    v, slope = np.where(real_right < 0, real_right, real_right / real_alpha), 1.0
+    v, slope = np.where(real_right < 0, real_right, real_right / real_alpha), np.ones(())
     for _ in range(40):
-        slope = np.exp(-_softplus(v)) + real_alpha * np.exp(-_softplus(-v))
-        step = (real_alpha * _softplus(v) - _softplus(-v) - real_right) / slope
+        up = softplus(v)
+        slope = np.exp(-up) + real_alpha * np.exp(v - up)
+        step = (real_alpha * up - (up - v) - real_right) / slope
         v = v - step
         if not np.any(np.abs(step) > 1e-14 * (1 + np.abs(v))):
             break
-    v = v - (alpha * _softplus(v) - _softplus(-v) - right) / slope
-    return np.exp(-_softplus(-v))
+    up = softplus(v)
+    v = v - (alpha * up - (up - v) - right) / slope
+    return np.exp(v - softplus(v))
 
 
 def _m4(x: Arrays, p: Arrays) -> np.ndarray:
     return p["e"] + (p["e0"] - p["e"]) * _normalized_excess(x, p)
 
 
-def _within(x: Arrays, *fractions: float) -> list[float]:
-    """Values of x at fractions of its range in log x; below 0 and above 1 they lie outside."""
-    low, high = np.log(x["x"].min()), np.log(x["x"].max())
-    return [float(np.exp(low + f * max(high - low, 1.0))) for f in fractions]
-
-
 POWER = Law(
     name="power",
     formula="y = a x^b",
-    function=lambda x, p: p["a"] * _power(x["x"], p["b"]),
+    function=lambda x, p: p["a"] * power(x["x"], p["b"]),
     predictors=("x",),
     parameters=(Parameter("a", "{y}/{x}^b", log=True), Parameter("b", "1", starts=(-1.0, 0.0, 1.0))),
     linear=("a",),
@@ -61,7 +48,7 @@ POWER = Law(
 POWER_FLOOR = Law(
     name="power_floor",
     formula="y = e + a x^-b",
-    function=lambda x, p: p["e"] + p["a"] * _power(x["x"], -p["b"]),
+    function=lambda x, p: p["e"] + p["a"] * power(x["x"], -p["b"]),
     predictors=("x",),
     parameters=(Parameter("e", "{y}", low=0.0), Parameter("a", "{y} {x}^b", log=True),
                 Parameter("b", "1", log=True, starts=(0.05, 0.15, 0.4, 1.0, 2.5))),
@@ -79,7 +66,7 @@ SHIFTED_POWER = Law(
     parameters=(Parameter("e", "{y}", low=0.0), Parameter("a", "{y}", log=True), Parameter("d", "{x}", log=True),
                 Parameter("b", "1", log=True, starts=(0.1, 0.4, 1.0, 2.5))),
     linear=("e", "a"),
-    guess=lambda x, y: {"d": _within(x, -0.2, 0.2, 0.6, 1.1)},
+    guess=lambda x, y: {"d": within(x["x"], -0.2, 0.2, 0.6, 1.1)},
     zero=("x",),
     asymptote="e as x grows; e + a at x = 0",
     unidentifiable="d where every x is far above it (then power_floor is all that is seen), b and d apart where every x is below d",
@@ -89,12 +76,12 @@ SHIFTED_POWER = Law(
 M3 = Law(
     name="m3",
     formula="y = beta (1/x + gamma)^c",
-    function=lambda x, p: p["beta"] * _power(1 / x["x"] + p["gamma"], p["c"]),
+    function=lambda x, p: p["beta"] * power(1 / x["x"] + p["gamma"], p["c"]),
     predictors=("x",),
     parameters=(Parameter("beta", "{y} {x}^c", log=True), Parameter("gamma", "1/{x}", log=True),
                 Parameter("c", "1", log=True, starts=(0.05, 0.15, 0.4, 1.0))),
     linear=("beta",),
-    guess=lambda x, y: {"gamma": [1 / v for v in _within(x, 0.3, 0.7, 1.0, 1.4)]},
+    guess=lambda x, y: {"gamma": [1 / v for v in within(x["x"], 0.3, 0.7, 1.0, 1.4)]},
     asymptote="beta gamma^c as x grows",
     unidentifiable="gamma where the curve has not begun to bend; c where it is flat already",
     source=f"M3 of Alabdulmohsin et al. 2022 (arXiv 2209.06640), {_CODE}/m3.py",
@@ -106,9 +93,9 @@ M4 = Law(
     function=_m4,
     predictors=("x",),
     parameters=(Parameter("e", "{y}", low=0.0), Parameter("e0", "{y}", low=0.0), Parameter("d", "{x}", log=True),
-                Parameter("c", "1", log=True, starts=(0.1, 0.3, 0.8, 2.0)), Parameter("alpha", "1", log=True, starts=(0.3, 1.0, 3.0))),
+                Parameter("c", "1", log=True, starts=(0.15, 0.5, 1.5)), Parameter("alpha", "1", log=True, starts=(0.5, 2.0))),
     linear=("e", "e0"),
-    guess=lambda x, y: {"d": _within(x, -0.2, 0.2, 0.6)},
+    guess=lambda x, y: {"d": within(x["x"], -0.2, 0.4)},
     asymptote="e as x grows; e0 (a guess) as x falls",
     unidentifiable="e0, d and alpha where the curve has left its start: then it is M2; e where it has not begun to bend",
     source=f"M4 of Alabdulmohsin et al. 2022 (arXiv 2209.06640), {_CODE}/m4.py: (y - e) / (e0 - y)^alpha = beta x^-c; with "
