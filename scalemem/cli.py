@@ -12,6 +12,12 @@ EPILOG = """examples:
   scalemem plan capacity --scale hour           what that would cost, before anything is spent
   scalemem fit runs.csv --law power --y loss --x x=n_params --out fit.json
   scalemem forecast fit.json --at x=7e9 --interval 0.9
+  scalemem fit runs.csv --law chinchilla --y loss --x n_params=N --x n_tokens=D --derive "D=flop / (6 * N)" --out law.json --report law.md
+  scalemem allocate law.json --budget 1e22      the size and the tokens to spend it on
+"""
+ALLOCATE = """compute-optimal: the least loss at C = K N D, with N parameters, D tokens and K = 6 unless --flops-factor says otherwise.
+  parametric   of L = E + A N^-alpha + B D^-beta, N = G (C/K)^(beta/(alpha+beta)) with G = (alpha A / (beta B))^(1/(alpha+beta))
+  2            a parabola in log N for each compute group, a power law through their minima; biased, and the output says by how much
 """
 
 
@@ -46,13 +52,21 @@ def parser(laws: str = "") -> argparse.ArgumentParser:
         sub.add_argument("--executor", default="auto", help="cpu (a pinned process a core), vmap, shard, or auto (default)")
         sub.add_argument("--workers", type=int, metavar="N", help="processes of the cpu executor (default: the cores there are)")
 
+    def preparing(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--derive", action="append", default=[], metavar="NAME=EXPRESSION",
+                         help='a new column, such as "D=`Training FLOP` / (6 * `Model Size`)"; repeat')
+        sub.add_argument("--unit", action="append", default=[], metavar="COLUMN=UNIT", help="the unit of a column, for those of parameters; repeat")
+        sub.add_argument("--where", action="append", default=[], metavar="EXPRESSION",
+                         help='rows to use, such as "exposures == 1000 and n_params < 1e5"; repeat: all must hold')
+        sub.add_argument("--distinct", action="store_true", help="leave out rows that repeat an earlier one in every column")
+
     def fitting(sub: argparse.ArgumentParser) -> None:
         sub.formatter_class, sub.epilog = argparse.RawDescriptionHelpFormatter, laws
         sub.add_argument("--law", required=True, help="a law by name, from the list below")
         sub.add_argument("--y", required=True, metavar="COLUMN", help="the column that is fitted")
         sub.add_argument("--x", action="append", default=[], metavar="NAME=COLUMN", help="a predictor of the law and its column; repeat")
         sub.add_argument("--group", default="", metavar="A,B", help="fit each combination of these columns apart")
-        sub.add_argument("--where", metavar="EXPRESSION", help='rows to use, such as "exposures == 1000 and n_params < 1e5"')
+        preparing(sub)
         sub.add_argument("--interval", type=float, default=0.9, help="probability of the intervals (default 0.9)")
 
     s = command("study", "run, fit, draw and judge one study", ("NAME", "a study; `scalemem studies` lists them"))
@@ -66,6 +80,9 @@ def parser(laws: str = "") -> argparse.ArgumentParser:
     s = command("fit", "fit a law to a store, CSV or Parquet table", ("SOURCE", "a store, .csv, .csv.gz or .parquet"))
     fitting(s)
     s.add_argument("--out", metavar="FIT.json", help="keep the fit, for `scalemem forecast`")
+    s.add_argument("--report", metavar="FILE", help="the fit's checklist, filled in: .md to read, .json for programs")
+    s.add_argument("--note", action="append", default=[], metavar="KEY=TEXT",
+                   help="what no table says, for the report: n, d, c (how each was counted), exclusions, or a name of your own; repeat")
     s = command("forecast", "forecast from a fit, with its interval and how far it extrapolates", ("FIT", "what `scalemem fit --out` wrote"))
     s.add_argument("--at", action="append", default=[], metavar="NAME=VALUE", help="a predictor's value; repeat")
     s.add_argument("--group", metavar="COLUMN=VALUE", action="append", default=[], help="which group of the fit; repeat")
@@ -74,6 +91,20 @@ def parser(laws: str = "") -> argparse.ArgumentParser:
     fitting(s)
     s.add_argument("--holdout", metavar="EXPRESSION", help='rows to predict, such as "n_params >= 1.4e9"')
     s.add_argument("--split", metavar="COLUMN", help="column that is 1 where a row is fitted and 0 where it is predicted")
+    s = command("allocate", "the compute-optimal model size and tokens of a training budget",
+                ("SOURCE", "a fit of chinchilla (`scalemem fit --out`), or a table of runs with --approach 2"))
+    s.formatter_class, s.epilog = argparse.RawDescriptionHelpFormatter, ALLOCATE
+    s.add_argument("--budget", type=float, required=True, metavar="FLOP", help="training compute, such as 1e22")
+    s.add_argument("--interval", type=float, default=0.9, help="probability of the intervals (default 0.9)")
+    s.add_argument("--flops-factor", type=float, default=6.0, metavar="K", help="compute = K N D (default 6, a convention)")
+    s.add_argument("--approach", choices=("parametric", "2"), default="parametric", help="from a fitted law (default), or from isoFLOP groups")
+    s.add_argument("--group", action="append", default=[], metavar="COLUMN=VALUE", help="parametric: which group of the fit; repeat")
+    s.add_argument("--y", metavar="COLUMN", help="approach 2: the loss")
+    s.add_argument("--x", action="append", default=[], metavar="NAME=COLUMN",
+                   help="approach 2: n_params and one of train_flops and n_tokens, and their columns; repeat")
+    s.add_argument("--within", type=float, default=1.05, metavar="FACTOR", help="approach 2: runs whose compute agrees to this factor are a group")
+    s.add_argument("--budgets", metavar="C1,C2", help="approach 2: the groups' nominal compute; a run further off than FACTOR is left out")
+    preparing(s)
     s = command("figure", "draw a study's figure again from its store", ("NAME", "a study"))
     running(s)
     s.add_argument("--out", metavar="FILE", help="default: runs/NAME/NAME.SCALE.png")

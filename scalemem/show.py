@@ -156,3 +156,17 @@ def verdict(console: Console, claim: dict[str, Any]) -> None:
 
 def _measured(v: dict[str, Any]) -> str:
     return f"{number(v['value'])} [{number(v['low'])}, {number(v['high'])}], n = {v['n']}"
+
+
+def allocation(console: Console, a: dict[str, Any]) -> None:
+    """The size and tokens that a budget is best spent on, and what that rests on."""
+    console.print(f"[bold]allocation[/] of {a['budget']:.3g} FLOP (C = {a['flops_factor']:g} N D), approach {a['approach']}, {a['interval']:.0%} "
+                  f"intervals, extrapolation={number(a['extrapolation'])}x", soft_wrap=True, highlight=False)
+    for g in a.get("groups", ()):
+        console.print(f"  group C = {g['compute']:.3g}: {g['n_rows']} runs, " + (f"minimum at {g['n_params']:.4g}" if g["n_params"] else g["reason"]),
+                      soft_wrap=True, highlight=False)
+    for name in ("n_params", "n_tokens", "tokens_per_param", "exponent_n_params", "exponent_n_tokens", "loss"):
+        if name in a:
+            console.print(f"  {escape(_estimate(name, a[name]))}", soft_wrap=True, highlight=False)
+    for text in a["warnings"]:
+        console.print(f"  [yellow]{escape(text)}[/]", soft_wrap=True)

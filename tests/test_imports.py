@@ -45,7 +45,10 @@ MAY_IMPORT = {
     # both
     "study": ["launch", "plot"],
     "show": ["laws"],
-    "commands": ["study", "show", "prepare"],
+    "allocation": ["forecasting"],
+    "isoflop": ["allocation"],
+    "report": ["fitting"],
+    "commands": ["study", "show", "prepare", "isoflop", "report"],
     "cli": ["commands", "laws"],
     "__main__": ["cli"],
 }

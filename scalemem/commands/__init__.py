@@ -1,5 +1,6 @@
 """What each command does: a function of the parsed arguments to (JSON body, exit status), which prints for a person unless --json."""
 
+from scalemem.commands.allocation import allocate
 from scalemem.commands.curves import backtest, fit, forecast
 from scalemem.commands.studies import export, figure, plan, run, status, studies, study
 from scalemem.commands.terminal import Stopped
@@ -9,4 +10,4 @@ from scalemem.tables import TableError
 
 BAD_INPUT = (SpecError, StoreError, TableError)
 
-__all__ = ["BAD_INPUT", "Stopped", "backtest", "export", "figure", "fit", "forecast", "plan", "run", "status", "studies", "study"]
+__all__ = ["BAD_INPUT", "Stopped", "allocate", "backtest", "export", "figure", "fit", "forecast", "plan", "run", "status", "studies", "study"]

@@ -4,53 +4,109 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
 
 from scalemem.commands.terminal import Outcome, console_of, pairs
 from scalemem.durable import write_whole
-from scalemem.tables import TableError
+from scalemem.tables import TableError, key_text
+
+if TYPE_CHECKING:
+    from scalemem.fitting import Fit
+    from scalemem.prepare import Prepared
 
 
-def _read(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-    from scalemem import tables
+def read(args: argparse.Namespace) -> tuple[Prepared, dict[str, Any]]:
+    """The table with its columns derived, its units and its filters, and which of its columns are the quantity, predictors and groups."""
+    from scalemem.prepare import prepare
 
-    table = tables.read(args.source)
-    group = [g for g in args.group.split(",") if g]
-    return table, {"y": args.y, "x": pairs(args.x, "x") or None, "group": group}
+    group, x = [g.strip() for g in args.group.split(",") if g.strip()], pairs(args.x, "x")
+    for option, column in [*(("x", c) for c in x.values()), *(("group", g) for g in group)]:
+        if column == args.y:
+            raise TableError(f"--{option} {column!r}: is the column that --y names; give another column to one of them")
+    if len(set(group)) < len(group):
+        raise TableError(f"--group {args.group!r}: names a column twice; name each once")
+    ready = prepare(args.source, derive=pairs(args.derive, "derive"), units=pairs(args.unit, "unit"), where=args.where, distinct=args.distinct)
+    return ready, {"y": args.y, "x": x or None, "group": group}
+
+
+def _count(console: Any, ready: Prepared, columns: dict[str, Any]) -> tuple[dict[str, int], list[str]]:
+    """Says what was left out and what repeats: the counts, and the warnings that they deserve."""
+    from scalemem import repeats
+
+    for f in ready.filters:
+        text = f["filter"] if f["filter"] == repeats.DISTINCT else f"--where {f['filter']!r}"
+        console.print(f"{f['dropped']} rows were left out by {text}", soft_wrap=True)
+    counts = repeats.count(ready.table, ready.keep, columns["y"], columns["x"] or {}, columns["group"])
+    if counts["replicates"]:
+        console.print(f"{counts['replicates']} rows share their x with rows of another y: they count as replicates", soft_wrap=True)
+    return counts, repeats.told(counts, int(ready.keep.sum()))
 
 
 def fit(args: argparse.Namespace) -> Outcome:
     """Fits a law and says what it found."""
-    from scalemem import fitting, forecasting, show
+    from scalemem import fitting, forecasting, prepare, report, show
 
-    console, (table, columns) = console_of(args), _read(args)
-    found = fitting.fit(table, args.law, where=args.where, interval=args.interval, **columns)
-    found = forecasting.with_backtest(found, table, interval=args.interval)
-    body = found.to_json()
+    notes = report.notes(pairs(args.note, "note"))
+    if args.report:
+        report.check(args.report)
+    console, (ready, columns) = console_of(args), read(args)
+    found = fitting.fit(ready.table, args.law, where=ready.keep, interval=args.interval, **columns)
+    counts, warned = _count(console, ready, columns)
+    if not any(e.status == "ok" for g in found.groups for e in g.parameters.values()):
+        error = prepare.constant(ready, found.x, found.group)
+        if error:
+            raise error
+    found = forecasting.with_backtest(found, ready.table, ready.keep, interval=args.interval)
+    own = [w for w in found.warnings if not (warned and "repeat another one exactly" in w)]
+    found = replace(found, where=ready.where, warnings=(*warned, *own))
+    body = found.to_json() | {"table": ready.to_json() | counts | {"notes": notes}}
     if args.out:
         write_whole(Path(args.out), json.dumps(body, indent=1).encode() + b"\n")
+    if args.report:
+        write_whole(Path(args.report), report.text(report.report(found, body["table"]), Path(args.report).suffix).encode())
     show.fits(console, {args.y: body})
-    if found.dropped:
-        console.print(f"{found.dropped} rows were left out by --where {args.where!r}", soft_wrap=True)
     if args.out:
         console.print(f"fit kept in {args.out}; try: scalemem forecast {args.out} --at " + " --at ".join(f"{k}=VALUE" for k in found.x))
+    if args.report:
+        console.print(f"report in {args.report}", soft_wrap=True)
     return body, 0
+
+
+def kept(path: str) -> Fit:
+    """The fit of a file. Raises TableError where it is not one."""
+    from scalemem.fitting import Fit
+
+    try:
+        content = json.loads(Path(path).read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise TableError(f"fit file {path}: {error}; name a file that `scalemem fit --out` wrote") from None
+    return Fit.from_json(content)
+
+
+def key(items: list[str]) -> dict[str, Any] | None:
+    """The group that COLUMN=VALUE options name, numbers as numbers; None where there are none."""
+    def cell(text: str) -> Any:
+        if text in ("True", "False", "true", "false"):
+            return text in ("True", "true")
+        try:
+            return float(text) if math.isfinite(float(text)) else text
+        except ValueError:
+            return text
+
+    return {k: cell(v) for k, v in pairs(items, "group").items()} or None
 
 
 def forecast(args: argparse.Namespace) -> Outcome:
     """A forecast from a kept fit."""
     from scalemem import forecasting, show
-    from scalemem.fitting import Fit
 
-    console = console_of(args)
-    try:
-        content = json.loads(Path(args.fit).read_text())
-    except (OSError, ValueError) as error:
-        raise TableError(f"fit file {args.fit}: {error}; name a file that `scalemem fit --out` wrote") from None
-    found = Fit.from_json(content)
-    group = {k: float(v) if v.replace(".", "", 1).lstrip("-").isdigit() else v for k, v in pairs(args.group, "group").items()} or None
-    body = forecasting.forecast(found, pairs(args.at, "at", number=True), interval=args.interval, group=group).to_json()
+    console, found = console_of(args), kept(args.fit)
+    body = forecasting.forecast(found, pairs(args.at, "at", number=True), interval=args.interval, group=key(args.group)).to_json()
     show.forecast(console, body)
     return body, 0
 
@@ -59,15 +115,18 @@ def backtest(args: argparse.Namespace) -> Outcome:
     """How well a law forecasts what was held out."""
     from scalemem import forecasting, show
 
-    console, (table, columns) = console_of(args), _read(args)
-    if args.where:
-        from scalemem import tables
-        table, dropped = tables.where(table, args.where)
-        console.print(f"{dropped} rows were left out by --where {args.where!r}", soft_wrap=True)
-    body = forecasting.backtest(table, args.law, holdout=args.holdout, split=args.split, **columns).to_json()
+    console, (ready, columns) = console_of(args), read(args)
+    result = forecasting.backtest(ready.table, args.law, holdout=args.holdout, split=args.split, where=ready.keep, **columns)
+    counts, warned = _count(console, ready, columns)
+    body = result.to_json() | {"warnings": warned, "table": ready.to_json() | counts}
     rows = [{**r["group"], **{k: v for k, v in r.items() if k not in ("group", "coverage")}, "in 90 %": r["coverage"]["0.9"]} for r in body["rows"]]
     if rows:
         show.table(console, {"title": "Back-test", "columns": list(rows[0]), "rows": rows})
+    for r in body["rows"]:
+        if "reason" in r:
+            console.print(f"[yellow]{escape(key_text(r['group']))}: not tested: {escape(r['reason'])}[/]", soft_wrap=True)
+    for text in warned:
+        console.print(f"[yellow]{escape(text)}[/]", soft_wrap=True)
     found, share = body["summary"], body["summary"]["coverage"]["0.9"]
     console.print(f"rmse of the log, mean over groups: {show.number(found['rmse_log_mean'])}; 90 % intervals hold "
                   f"{'-' if share is None else f'{share:.0%}'} of {found['n_test']} held-out rows", soft_wrap=True)

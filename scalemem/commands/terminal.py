@@ -35,6 +35,8 @@ def pairs(items: list[str], option: str, number: bool = False) -> dict[str, Any]
         name, sign, value = item.partition("=")
         if not sign or not name or not value:
             raise SpecError(f"--{option} {item!r}: must be NAME=VALUE; write it with an equals sign")
+        if name in found:
+            raise SpecError(f"--{option} {item!r}: {name!r} is given twice; give it once")
         try:
             found[name] = float(value) if number else value
         except ValueError:
