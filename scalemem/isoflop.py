@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PLANTED = (0.34731, 0.36718)  # alpha and beta of Chinchilla's runs, shared/benchmarks/README.md: what the bias is measured with
 DRAWS, FAILED, LACK_OF_FIT = 2000, 0.05, 0.1  # bootstrap refits; the share that may have no minimum; p-value below which minima scatter
+OWN = 6  # degrees of freedom from which a group's own residuals are enough; those with fewer share theirs
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,12 @@ class _Group:
         adjusted = (loss - fitted) / np.sqrt(np.maximum(1 - leverage, 1e-9)) if spare else np.zeros(0)
         return cls(log_c, log_n, loss, fitted, solve, adjusted[leverage < 1 - 1e-6] if spare else adjusted)
 
-    def minimum(self, loss: np.ndarray) -> np.ndarray:
-        """log N of the least loss for losses (..., n): NaN where the parabola has no minimum between the sizes."""
+    def minimum(self, loss: np.ndarray, inside: bool = True) -> np.ndarray:
+        """log N of the least loss for losses (..., n): NaN where the parabola has no minimum or, unless told so, not between the sizes."""
         c, b, _ = np.moveaxis(loss @ self.solve.T, -1, 0)
         with np.errstate(all="ignore"):
             at = np.where(c > 1e-12 * np.abs(loss).max(axis=-1), -b / (2 * c), math.nan) + self.log_n.mean()
-        return np.where((at >= self.log_n.min()) & (at <= self.log_n.max()), at, math.nan)
+        return np.where((at >= self.log_n.min()) & (at <= self.log_n.max()) | (not inside), at, math.nan)
 
 
 def lean(log_n: Sequence[float] | np.ndarray, alpha: float = PLANTED[0], beta: float = PLANTED[1]) -> float:
@@ -83,9 +84,9 @@ def allocate(table: pa.Table, budget: float, *, y: str, x: Mapping[str, str], ke
     """The optimum at a budget by Approach 2, with bootstrap intervals and its bias on this grid.
 
     In each group L = c (log N)^2 + b log N + a is fitted by least squares; N_opt = exp(-b / 2c). Through the minima goes
-    log N_opt = k + a log C, and D = C / (factor N). The bootstrap redraws the losses from the parabolas with pooled residuals, adjusted for
-    leverage and multiplied by sqrt(dof / chi^2_dof); where minima scatter about the power law by more than that (p < 0.1) the intervals are
-    widened by the ratio.
+    log N_opt = k + a log C, and D = C / (factor N). The bootstrap redraws the losses from the parabolas with residuals, of the group where
+    it has nine rows and else pooled, adjusted for leverage and multiplied by sqrt(dof / chi^2_dof); where minima scatter about the power law
+    by more than that (p < 0.1) the intervals are widened by the ratio.
 
     Args:
       table: of runs.
@@ -146,11 +147,13 @@ def allocate(table: pa.Table, budget: float, *, y: str, x: Mapping[str, str], ke
     notes = [f"{int((labels < 0).sum())} runs are not within {within:g} times a nominal budget: left out"] * bool((labels < 0).any())
     notes += [f"group C = {g['compute']:.3g} is left out: {g['reason']}" for g in shown if "reason" in g]
     at = math.log(budget)
-    (a, n), draws, widened = _line(found, at)
-    tail = np.array([(1 - interval) / 2, (1 + interval) / 2])
-    ends = np.quantile(draws, tail, axis=0) if len(draws) else np.full((2, 2), math.nan)  # of (exponent, log N)
-    status = "ok" if len(draws) else "not identified: too few rows for the scatter, or groups that lose their minimum in refits"
-    notes += widened
+    (a, n), draws, said = _line(found, at)
+    status = "ok" if len(draws) else f"not identified: {said}"
+    if status == "ok":
+        notes += [said] * bool(said)
+        ends = np.quantile(draws, [(1 - interval) / 2, (1 + interval) / 2], axis=0)  # of (exponent, log N)
+    else:
+        a, n, ends = math.nan, math.nan, np.full((2, 2), math.nan)
     log_nd = at - math.log(factor)
 
     def estimate(value: float, low: float, high: float) -> Estimate:
@@ -181,8 +184,8 @@ def _labels(log_c: np.ndarray, within: float, budgets: Sequence[float] | None) -
     return labels
 
 
-def _line(found: list[_Group], at: float) -> tuple[tuple[float, float], np.ndarray, list[str]]:
-    """Exponent and log N at a log budget; bootstrap draws of both (m, 2), none where they cannot be had; a note if they were widened."""
+def _line(found: list[_Group], at: float) -> tuple[tuple[float, float], np.ndarray, str]:
+    """Exponent and log N at a log budget; bootstrap draws of both (m, 2), none, and why, where they cannot be had; a note."""
     from scipy.special import chdtrc
 
     log_c = np.array([g.log_c for g in found])
@@ -192,16 +195,27 @@ def _line(found: list[_Group], at: float) -> tuple[tuple[float, float], np.ndarr
     read = np.stack([slope, 1 / len(found) + (at - log_c.mean()) * slope], axis=-1)  # (groups, 2): of minima, exponent and log N
     best = minima @ read
     dof = sum(max(len(g.loss) - 3, 0) for g in found)
+    none = np.zeros((0, 2))
     if dof < 1:
-        return (best[0], best[1]), np.zeros((0, 2)), []
-    rng, pool = np.random.default_rng(0), np.concatenate([g.residual for g in found])
-    pool = pool - pool.mean()
-    wide = np.sqrt(dof / rng.chisquare(dof, DRAWS))[:, None]
-    refits = np.stack([g.minimum(g.fitted + rng.choice(pool, (DRAWS, len(g.loss))) * wide) for g in found], axis=-1)
+        return (best[0], best[1]), none, "no group has more rows than a parabola has coefficients, so no scatter is seen: add a fourth size"
+    rng, small = np.random.default_rng(0), [g for g in found if len(g.loss) - 3 < OWN]
+    shared = sum(max(len(g.loss) - 3, 0) for g in small)
+    if small and shared < OWN:
+        small, shared = found, dof
+    pool = np.concatenate([g.residual for g in small]) if small else np.zeros(1)
+    wide = np.sqrt(shared / rng.chisquare(shared, DRAWS))[:, None] if small else np.ones((DRAWS, 1))
+
+    def redrawn(g: _Group) -> np.ndarray:
+        own = len(g.loss) - 3
+        if own < OWN:
+            return rng.choice(pool - pool.mean(), (DRAWS, len(g.loss))) * wide
+        return rng.choice(g.residual - g.residual.mean(), (DRAWS, len(g.loss))) * np.sqrt(own / rng.chisquare(own, DRAWS))[:, None]
+
+    refits = np.stack([g.minimum(g.fitted + redrawn(g), inside=False) for g in found], axis=-1)
     whole = np.isfinite(refits).all(axis=-1)
     if (~whole).mean() > FAILED:
-        return (best[0], best[1]), np.zeros((0, 2)), []
-    draws, notes = refits[whole] @ read, []
+        return (best[0], best[1]), none, f"in {(~whole).mean():.0%} of the refits a group has no minimum: the runs are too noisy"
+    draws, note = refits[whole] @ read, ""
     spare = len(found) - 2
     if spare > 0:
         left = np.eye(len(found)) - 1 / len(found) - np.outer(slope, off)
@@ -210,8 +224,8 @@ def _line(found: list[_Group], at: float) -> tuple[tuple[float, float], np.ndarr
         if seen > expected + 1e-18 and chdtrc(spare, spare * seen / max(expected, 1e-300)) < LACK_OF_FIT:
             ratio = math.sqrt(seen / max(expected, 1e-300))
             draws = best + (draws - best) * min(ratio, 1e6)
-            notes = [f"minima scatter about the power law {ratio:.3g} times as much as the residuals say: the intervals are widened by that"]
-    return (best[0], best[1]), draws, notes
+            note = (f"minima scatter about the power law {ratio:.3g} times as much as the residuals say: the intervals are widened by that")
+    return (best[0], best[1]), draws, note
 
 
 def _bias(found: list[_Group], at: float, alpha: float, beta: float) -> dict[str, Any]:

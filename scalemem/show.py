@@ -163,10 +163,13 @@ def allocation(console: Console, a: dict[str, Any]) -> None:
     console.print(f"[bold]allocation[/] of {a['budget']:.3g} FLOP (C = {a['flops_factor']:g} N D), approach {a['approach']}, {a['interval']:.0%} "
                   f"intervals, extrapolation={number(a['extrapolation'])}x", soft_wrap=True, highlight=False)
     for g in a.get("groups", ()):
-        console.print(f"  group C = {g['compute']:.3g}: {g['n_rows']} runs, " + (f"minimum at {g['n_params']:.4g}" if g["n_params"] else g["reason"]),
-                      soft_wrap=True, highlight=False)
+        found = f"least loss at {g['n_params']:.4g} parameters" if g["n_params"] else g["reason"]
+        console.print(f"  group C = {g['compute']:.3g}: {g['n_rows']} runs, {found}", soft_wrap=True, highlight=False)
     for name in ("n_params", "n_tokens", "tokens_per_param", "exponent_n_params", "exponent_n_tokens", "loss"):
         if name in a:
-            console.print(f"  {escape(_estimate(name, a[name]))}", soft_wrap=True, highlight=False)
+            e = a[name]
+            low, value, high = ("-" if e[k] is None else f"{e[k]:.4g}" for k in ("low", "value", "high"))
+            unit, status = "" if e["unit"] == "1" else f" {e['unit']}", "" if e["status"] == "ok" else f" ({e['status']})"
+            console.print(escape(f"  {name} = {value} [{low}, {high}]{unit}{status}"), soft_wrap=True, highlight=False)
     for text in a["warnings"]:
         console.print(f"  [yellow]{escape(text)}[/]", soft_wrap=True)
