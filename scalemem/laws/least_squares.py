@@ -1,92 +1,114 @@
-"""Least squares on a law's scale: many starts, exact gradients, profile intervals, and no digit for what is not identified."""
+"""The fit of one group under any loss: many starts, profile or bootstrap intervals, and no digit for what is not identified."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
 from scalemem.laws.base import Law
+from scalemem.laws.draws import KEPT, draws
+from scalemem.laws.losses import Loss
 from scalemem.laws.posterior import Estimate, Posterior, Result
+from scalemem.laws.problem import Problem
+from scalemem.laws.profiles import profiles
+from scalemem.laws.project import scatter
+from scalemem.laws.refit import cores, refit
 from scalemem.laws.sample import Sample
 from scalemem.tables import TooFewRows
 
-DRAWS, KEPT = 3000, 300  # importance draws, and how many of them a fit keeps
 LACK_OF_FIT = 0.1  # below this p-value the misfit between replicate means is estimated and the means, not the runs, are counted
+SQUARED = Loss("squared")
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """Residuals of a sample under the covariance I + ratio Z Z', as a function of theta."""
-
-    law: Law
-    s: Sample
-    ratio: float = 0.0
-
-    def squares(self, theta: np.ndarray) -> np.ndarray:
-        """The sum of squares at theta (..., p)."""
-        with np.errstate(all="ignore"):
-            return np.sum(self.s.whiten(self.law.predict(self.s.x, theta) - self.s.eta, self.ratio) ** 2, axis=-1)
-
-    def jacobian(self, theta: np.ndarray) -> np.ndarray:
-        """d residual / d theta, (n, p)."""
-        return self.s.whiten(np.broadcast_to(self.law.gradient(self.s.x, theta), (len(self.s), len(theta))).T, self.ratio).T
-
-    def minimise(self, theta: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, float]:
-        """The minimum over the free parameters from a start."""
-        from scipy.optimize import least_squares as optimize
-
-        def full(part: np.ndarray) -> np.ndarray:
-            whole = theta.copy()
-            whole[free] = part
-            return whole
-
-        def residual(part: np.ndarray) -> np.ndarray:
-            r = self.s.whiten(self.law.predict(self.s.x, full(part)) - self.s.eta, self.ratio)
-            return np.nan_to_num(r, nan=1e9, posinf=1e9, neginf=-1e9)
-
-        def slope(part: np.ndarray) -> np.ndarray:
-            return self.jacobian(full(part))[:, free]
-
-        if free.any():
-            low, high = (b[free] for b in self.law.bounds())
-            with np.errstate(all="ignore"):
-                found = optimize(residual, theta[free], slope, (low, high), x_scale="jac",  # type: ignore[arg-type]
-                                 ftol=1e-13, xtol=1e-13, gtol=1e-15, max_nfev=200)
-            theta = full(found.x)
-        return theta, float(self.squares(theta))
-
-
-def least_squares(law: Law, s: Sample, *, interval: float, noise_sd: float | None, misfit_sd: float | None) -> Result:
-    """The fit of one group. Raises TooFewRows for fewer rows than parameters + 1."""
+def least_squares(law: Law, s: Sample, *, interval: float, noise_sd: float | None = None, misfit_sd: float | None = None,
+                  loss: Loss = SQUARED, starts: int = 0, bootstrap: int = 0) -> Result:
+    """The fit of one group; law and sample are on the scale of the loss. Raises TooFewRows for fewer rows than parameters + 1."""
     p, n = len(law.names), len(s)
     if n < p + 1:
         raise TooFewRows(f"law {law.name}: {n} rows for {p} parameters: needs at least {p + 1}; add rows or choose a smaller law")
-    problem, every = _Problem(law, s), np.ones(p, bool)
-    ends = [problem.minimise(start, every) for start in law.starts(s.x, s.y)]
-    ends = [e for e in ends if math.isfinite(e[1])]
-    if not ends:
+    problem = Problem(law, s, loss)
+    tried = law.starts(s.x, problem.level)
+    if tried and starts:
+        tried = [*tried, *scatter(law, s.x, problem.level, np.array(tried), starts)]
+    ends = problem.search(np.array(tried).reshape(-1, p), cores() if starts else 1)
+    if not np.isfinite(ends.cost).any():
         raise TooFewRows(f"law {law.name}: no start is finite on these rows; give x and y values of ordinary size")
-    tiny = 1e-24 * float(np.sum(s.eta**2))
-    least = min(e[1] for e in ends)
-    agreeing = [e for e in ends if e[1] <= least * (1 + 1e-6) + tiny]
-    theta, objective = agreeing[0]
-    scale, ratio, noise, misfit, dof, p_fit = _variance(s, objective, p, noise_sd, misfit_sd)
-    if ratio > 0:
-        problem = _Problem(law, s, ratio)
-        theta, objective_w = problem.minimise(theta, every)
-    else:
-        objective_w = objective
-    free, unseen, lost = _identified(law, problem, theta)
-    misfits = p_fit < LACK_OF_FIT and misfit > 0
-    notes = [f"lack of fit (p = {p_fit:.2g}): replicate means scatter by {misfit:.3g} beyond run noise"] * misfits
-    notes += [f"only {len(agreeing)} of {len(ends)} starts agree"] * (2 * len(agreeing) < len(ends) and law.guess is None)
-    estimates, covariance = _profiles(law, problem, theta, objective_w, free, lost, scale, dof, interval)
-    points, weights, covariances, unstable = _posterior(law, problem, theta, objective_w, free, covariance, scale, dof)
-    notes += unstable
-    posterior = Posterior(weights, points, covariances, noise, misfit, dof, unseen)
-    return Result(estimates, posterior, objective, len(ends), len(agreeing), p_fit, tuple(notes))
+    least = float(np.nanmin(ends.cost))
+    near = np.flatnonzero(ends.cost <= least + 1e-6 * abs(least) + 1e-24 * float(np.sum(s.eta**2)))
+    first = near[0]
+    if least <= 1e-20 * float(np.sum(s.eta**2)) and loss.squared:  # all rows are exact: an end where some parameter has no effect shows that
+        first = min(near, key=lambda i: int(_identified(problem, ends.theta[i])[0].sum()))
+    theta, problem = ends.theta[first], problem.at(float(ends.nuisance[first]))
+    turns = 0
+    while True:  # again where a profile meets a lower value
+        turns += 1
+        objective = loss.factor * float(problem.deviance(theta[None])[0]) / 2
+        scale, ratio, noise, misfit, dof, p_fit, notes = _noise(problem, theta, objective, noise_sd, misfit_sd)
+        if ratio > 0:
+            problem = replace(problem, ratio=ratio)
+            theta = problem.minimise(theta[None]).theta[0]
+        deviance = float(problem.deviance(theta[None])[0])
+        free, unseen, lost = _identified(problem, theta)
+        estimates, covariance, best = profiles(problem, theta, deviance, free, lost, scale, dof, interval)
+        if turns == 3 or best is theta or float(problem.deviance(best[None])[0]) >= deviance - 1e-6 * abs(deviance):
+            break
+        theta = Problem(law, s, loss, 0.0, problem.nuisance).minimise(best[None]).theta[0]
+        problem, near = Problem(law, s, loss, 0.0, problem.nuisance), near[:0]
+    notes += [f"only {len(near)} of {len(tried)} starts agree"] * (2 * len(near) < len(tried) and (law.guess is None or not len(near)))
+    points, weights, covariances, unstable = draws(problem, theta, deviance, free, covariance, scale, dof)
+    how = "profile" if loss.squared else "likelihood ratio" if loss.likelihood else "likelihood ratio, calibrated to the residuals"
+    if bootstrap:
+        again, failed = resample(problem, theta, bootstrap)
+        estimates = {k: _percentiles(e, law, again[:, j], j, interval) for j, (k, e) in enumerate(estimates.items())}
+        points = again[np.linspace(0, len(again) - 1, min(KEPT, len(again))).astype(int)]
+        weights, covariances = np.full(len(points), 1 / len(points)), np.zeros((len(points), p, p))
+        how, unstable = f"bootstrap of {len(again)} refits", [f"{failed} of {bootstrap} bootstrap refits failed"] * (failed > 0)
+    posterior = Posterior(weights, points, covariances, noise, misfit, dof, unseen, law.scale)
+    nuisance = {loss.nuisance: problem.nuisance} if loss.nuisance else {}
+    return Result(estimates, posterior, objective, len(tried), len(near), p_fit, (*notes, *unstable), how, nuisance)
+
+
+def resample(problem: Problem, theta: np.ndarray, n: int, seed: int = 0) -> tuple[np.ndarray, int]:
+    """theta of n refits to rows drawn with replacement (blocks of equal x where they share a misfit), and how many more had no end."""
+    s, rng = problem.s, np.random.default_rng(seed)
+    units = len(s.blocks) if problem.ratio else len(s)
+    weights = rng.multinomial(units, np.full(units, 1 / units), size=n).astype(float)
+    if problem.ratio:
+        weights = np.repeat(weights, np.diff(np.append(s.blocks, len(s))), axis=1)
+    found = refit(problem.rows, np.tile(theta, (n, 1)), weights=weights, near=True, cores=cores())
+    good = found.settled & np.isfinite(found.theta).all(axis=1)
+    return found.theta[good], int(n - good.sum())
+
+
+def _percentiles(e: Estimate, law: Law, theta: np.ndarray, j: int, interval: float) -> Estimate:
+    if e.status.startswith("not identified") or len(theta) < 20:
+        return e if e.status != "ok" else replace(e, low=math.nan, high=math.nan, value=math.nan, status="not identified: refits fail")
+    low, high = np.quantile(np.exp(theta) if law.parameters[j].log else theta, ((1 - interval) / 2, (1 + interval) / 2))
+    return replace(e, low=float(low), high=float(high)) if e.status == "ok" else e
+
+
+def _noise(problem: Problem, theta: np.ndarray, objective: float, noise_sd: float | None, misfit_sd: float | None):
+    """(scale of the deviance, ratio, noise, misfit, dof, p-value of lack of fit, notes) under the loss."""
+    s, loss, p = problem.s, problem.loss, len(theta)
+    n = len(s)
+    eta = problem.law.predict(s.x, theta) * np.ones(n)
+    if loss.squared:
+        scale, ratio, noise, misfit, dof, p_fit = _variance(s, objective, p, noise_sd, misfit_sd)
+        notes = [f"lack of fit (p = {p_fit:.2g}): replicate means scatter by {misfit:.3g} beyond run noise"] * (p_fit < LACK_OF_FIT and misfit > 0)
+        return scale, ratio, noise, misfit, dof, p_fit, notes
+    if not loss.counts:
+        return problem.spread(theta), 0.0, math.sqrt(float(np.sum((eta - s.eta) ** 2)) / (n - p)), 0.0, float(n - p), math.nan, []
+    assert s.trials is not None
+    if loss.nuisance:
+        return 1.0, 0.0, math.sqrt(float(np.mean(eta * (1 - eta)) / (1 + problem.nuisance))), 0.0, float(n - p), math.nan, []
+    from scipy.special import chdtrc
+    excess = float(np.sum((s.eta - s.trials * eta) ** 2 / np.maximum(s.trials * eta * (1 - eta), 1e-300)))
+    p_fit = float(chdtrc(n - p, excess))
+    notes = [f"lack of fit (p = {p_fit:.2g}): counts scatter {excess / (n - p):.3g} times as much as a binomial's; "
+             "use the loss beta_binomial"] * (p_fit < 0.01)
+    return 1.0, 0.0, 0.0, 0.0, math.inf, p_fit, notes
 
 
 def _variance(s: Sample, sse: float, p: int, noise_sd: float | None, misfit_sd: float | None):
@@ -117,9 +139,10 @@ def _variance(s: Sample, sse: float, p: int, noise_sd: float | None, misfit_sd: 
     return noise2, misfit2 / noise2 if noise2 else 0.0, math.sqrt(noise2), math.sqrt(misfit2), n - p, p_fit
 
 
-def _identified(law: Law, problem: _Problem, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
+
+def _identified(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
     """Which parameters can be estimated, the directions that the data do not see, and the reason for each parameter that is lost."""
-    jacobian, free = problem.jacobian(theta), np.ones(len(theta), bool)
+    law, jacobian, free = problem.law, problem.jacobian(theta), np.ones(len(theta), bool)
     size = np.linalg.norm(jacobian, axis=0)
     unseen, lost = [], {}
     for j in np.flatnonzero(size <= 1e-9 * max(size.max(), 1e-300)):
@@ -137,129 +160,3 @@ def _identified(law: Law, problem: _Problem, theta: np.ndarray) -> tuple[np.ndar
         lost |= {law.names[j]: f"not identified: only a combination of {together} is seen" for j in mixed}
         free[mixed[-1]] = False
     return free, np.array(unseen).reshape(-1, len(theta)), lost
-
-
-def _profiles(law: Law, problem: _Problem, theta: np.ndarray, least: float, free: np.ndarray, lost: dict[str, str], scale: float,
-              dof: float, interval: float) -> tuple[dict[str, Estimate], np.ndarray]:
-    """Estimates with profile intervals {theta_j : S_j(theta_j) - S <= t^2 s^2}, and the covariance of theta about its optimum."""
-    from scipy.special import stdtrit
-    p, limit = len(theta), float(stdtrit(dof, (1 + interval) / 2)) ** 2 * scale
-    covariance = np.zeros((p, p))
-    jacobian = problem.jacobian(theta)
-    if free.any():
-        size = np.linalg.norm(jacobian[:, free], axis=0)
-        inverse = np.linalg.pinv(jacobian[:, free] / size)
-        covariance[np.ix_(free, free)] = inverse @ inverse.T / np.outer(size, size) * scale
-    low, high = law.bounds()
-    estimates = {}
-    for j, parameter in enumerate(law.parameters):
-        se, status = math.sqrt(covariance[j, j]), lost.get(parameter.name, "ok")
-        bound = next((b for b in (low[j], high[j]) if math.isfinite(b) and abs(theta[j] - b) <= 1e-3 * se), None)
-        if status == "ok" and bound is not None:
-            status = f"on bound: {parameter.name} = {bound:g}"
-        ends = [theta[j], theta[j]]
-        if status == "ok" and limit > 1e-20 * float(np.sum(problem.s.eta**2)):  # else the rows are exact, and so is the value
-            if _straight(law, problem, theta, jacobian, covariance):
-                ends = [theta[j] - math.sqrt(limit / scale) * se, theta[j] + math.sqrt(limit / scale) * se]
-            else:
-                ends = [_crossing(problem, theta, least, free, j, sign, se, limit, b) for sign, b in ((-1, low[j]), (1, high[j]))]
-            flat = [word for word, e in zip(("below", "above"), ends, strict=True) if math.isnan(e)]
-            if flat:
-                known = "" if len(flat) == 2 else _show(parameter.log, ends[0] if flat == ["above"] else ends[1])
-                status = f"not identified: any value {'fits' if len(flat) == 2 else flat[0] + known + ' fits'} as well"
-        to_natural = math.exp if parameter.log else float
-        value, *ends = (to_natural(float(v)) if status == "ok" else math.nan for v in (theta[j], *ends))
-        estimates[parameter.name] = Estimate(value, ends[0], ends[1], parameter.unit, status)
-    return estimates, covariance
-
-
-def _show(log: bool, end: float) -> str:
-    return f" {math.exp(end) if log else end:.4g}"
-
-
-def _straight(law: Law, problem: _Problem, theta: np.ndarray, jacobian: np.ndarray, covariance: np.ndarray) -> bool:
-    """Whether the law is linear in theta on its scale: then the Jacobian is the same elsewhere, and Wald intervals are exact."""
-    low, high = law.bounds()
-    elsewhere = problem.jacobian(np.clip(theta + 0.3 + np.sqrt(np.diag(covariance)), low, high))
-    return not np.isfinite([*low, *high]).any() and bool(np.allclose(elsewhere, jacobian, rtol=1e-9, atol=1e-12 * np.abs(jacobian).max()))
-
-
-def _crossing(problem: _Problem, theta: np.ndarray, least: float, free: np.ndarray, j: int, sign: int, se: float, limit: float,
-              bound: float) -> float:
-    """Where the profile of theta_j rises by `limit`: the bound if it is reached before, NaN if the profile is flat."""
-    from scipy.optimize import brentq
-    others = free.copy()
-    others[j] = False
-    warm = [theta]
-
-    def rise(value: float) -> float:
-        start = warm[0].copy()
-        start[j] = value
-        end, squares = problem.minimise(start, others)
-        warm[0] = end
-        return squares - least - limit
-
-    near, step = theta[j], 1.5 * se
-    for _ in range(12):
-        far = theta[j] + sign * step
-        if sign * (far - bound) >= 0:
-            if rise(bound) <= 0:
-                return bound
-            far = bound
-        if rise(far) > 0:
-            if rise(near) > 0:
-                return float(near)
-            return float(brentq(rise, near, far, xtol=1e-3 * se, maxiter=60))  # type: ignore[arg-type]
-        near, step = far, 2 * step
-    return math.nan
-
-
-def _posterior(law: Law, problem: _Problem, theta: np.ndarray, least: float, free: np.ndarray, covariance: np.ndarray, scale: float,
-               dof: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
-    """Points, weights and covariances: one Student t where the law is linear; else draws from the posterior that is flat in theta.
-
-    The draws come from a Student t about the optimum, then from one about the first draws' mean, weighted by
-    (1 + (S - S_min) / (dof s^2))^-(dof + p) / 2: the likelihood with the noise integrated out.
-    """
-    one = theta[None], np.ones(1), covariance[None], []
-    if scale <= 0 or not free.any() or _straight(law, problem, theta, problem.jacobian(theta), covariance):
-        return one
-    (low, high), p = law.bounds(), int(free.sum())
-    z = _student(DRAWS, p, 5)
-    centre, spread, weights, draws = theta[free], 1.5**2 * covariance[np.ix_(free, free)], np.ones(1), np.zeros((1, len(theta)))
-    for _ in range(3):
-        try:
-            ridged = spread + 1e-12 * np.diag(np.diag(spread))
-            root = np.linalg.cholesky(ridged[::-1, ::-1])[::-1, ::-1]  # scales last: a unit of x moves no draw
-        except np.linalg.LinAlgError:
-            return *one[:3], ["predictive interval from the curvature at the optimum: draws failed"]
-        draws = np.tile(theta, (DRAWS, 1))
-        draws[:, free] = centre + z @ root.T
-        rise = problem.squares(draws) - least
-        inside = np.all((draws >= low) & (draws <= high), axis=1) & np.isfinite(rise)
-        tail = rise / scale / 2 if math.isinf(dof) else (dof + p) / 2 * np.log1p(np.maximum(rise, 0) / (dof * scale))
-        logs = np.where(inside, -tail + (5 + p) / 2 * np.log1p(np.sum(z * z, axis=1) / 5), -math.inf)
-        if not inside.any():
-            return *one[:3], ["predictive interval from the curvature at the optimum: draws failed"]
-        weights = np.exp(logs - logs.max())
-        weights /= weights.sum()
-        centre = weights @ draws[:, free]
-        off = draws[:, free] - centre
-        spread = 1.2**2 * (off * weights[:, None]).T @ off
-    effective = 1 / float(np.sum(weights**2))
-    scaled = (draws[:, free] - centre) / np.sqrt(np.diag(spread))
-    longest = np.linalg.svd(scaled * np.sqrt(weights)[:, None], full_matrices=False)[2][0]
-    order = np.argsort(scaled @ longest)  # kept at even steps along the longest axis, so that few represent many
-    picked = draws[order][np.searchsorted(np.cumsum(weights[order]), (np.arange(KEPT) + 0.5) / KEPT).clip(max=DRAWS - 1)]
-    notes = [f"predictive interval is rough: {effective:.0f} effective draws"] * (effective < 100)
-    return picked, np.full(KEPT, 1 / KEPT), np.zeros((KEPT, len(theta), len(theta))), notes
-
-
-def _student(n: int, p: int, dof: int) -> np.ndarray:
-    """n quasi-random points of a p-dimensional Student t: a Kronecker sequence, whose errors fall as 1 / n rather than 1 / sqrt(n)."""
-    from scipy.special import chdtri, ndtri
-    golden = 2.0
-    for _ in range(60):
-        golden = (1 + golden) ** (1 / (p + 2))  # the root of g^(p + 2) = 1 + g, for p + 1 dimensions
-    u = (0.5 + np.arange(1, n + 1)[:, None] * golden ** -np.arange(1.0, p + 2)) % 1
-    return ndtri(u[:, :p]) / np.sqrt(chdtri(dof, u[:, p:]) / dof)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -25,7 +26,8 @@ class Estimate:
 class Posterior:
     """Weights (K,), points (K, p) and covariances (K, p, p) of theta; noise of a run, misfit shared by runs of equal x, and their dof.
 
-    `unseen` (u, p) are directions in theta about which the data say nothing: a prediction that depends on one is refused.
+    `unseen` (u, p) are directions in theta about which the data say nothing: a prediction that depends on one is refused. `scale` is that of
+    the loss, on which noise and misfit live; "": the law's own.
     """
 
     weights: np.ndarray
@@ -35,9 +37,11 @@ class Posterior:
     misfit_sd: float
     dof: float
     unseen: np.ndarray
+    scale: str = ""
 
     def predict(self, law: Law, x: Arrays, growth: float | np.ndarray = 1.0) -> Predictive:
         """The distribution of a new run's y at m points: parameters + noise + misfit, whose variance is multiplied by `growth`."""
+        law = replace(law, scale=self.scale) if self.scale not in ("", law.scale) else law
         x = {**x, "1": np.ones(len(next(iter(x.values()))) if x else 1)}
         mean = np.broadcast_to(law.predict(x, self.points), (len(self.points), len(x["1"])))
         slope = np.broadcast_to(law.gradient(x, self.points), (*mean.shape, len(law.names)))
@@ -45,6 +49,17 @@ class Posterior:
         sd = np.sqrt(np.maximum(spread, 0) + self.noise_sd**2 + self.misfit_sd**2 * growth)
         blind = np.abs(np.einsum("kmp,up->kmu", slope, self.unseen)).max(axis=(0, 2), initial=0) > 1e-9 * np.abs(mean).max(initial=1)
         return Predictive(law, self.weights, np.where(blind, math.nan, mean), np.maximum(sd, 1e-12 * (1 + np.abs(mean))), self.dof)
+
+    def correlation(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        """The correlation matrix of theta, {parameter: {parameter: value}}; NaN for one that is not free to move."""
+        off = self.points - self.weights @ self.points
+        covariance = np.einsum("k,kpq->pq", self.weights, self.covariances) + (off * self.weights[:, None]).T @ off
+        sd = np.sqrt(np.diag(covariance))
+        still = sd <= 1e-14 * np.maximum(np.abs(self.weights @ self.points), 1e-300)
+        with np.errstate(all="ignore"):
+            matrix = np.clip(covariance / np.outer(sd, sd), -1, 1)
+        matrix[still], matrix[:, still] = math.nan, math.nan
+        return {k: dict(zip(names, map(float, row), strict=True)) for k, row in zip(names, matrix, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -92,7 +107,8 @@ class Predictive:
 
 @dataclass(frozen=True)
 class Result:
-    """One group's fit: estimates, posterior, sum of squares on the law's scale, starts, p-value of lack of fit (NaN: no replicates)."""
+    """One group's fit: estimates, posterior, objective, starts, p-value of lack of fit (NaN: no replicates), how the intervals were made,
+    and what the loss estimated beside the law."""
 
     estimates: dict[str, Estimate]
     posterior: Posterior
@@ -101,3 +117,5 @@ class Result:
     agreeing: int
     lack_of_fit: float
     warnings: tuple[str, ...]
+    interval_by: str = "posterior"
+    nuisance: dict[str, float] = field(default_factory=dict)

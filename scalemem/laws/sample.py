@@ -19,12 +19,14 @@ class Sample:
     eta: np.ndarray
     blocks: np.ndarray  # first row of each distinct x, whose runs share their misfit
     sets: np.ndarray  # first row of each set of replicates
+    trials: np.ndarray | None = None  # of which y succeeded
 
     @classmethod
-    def of(cls, law: Law, x: Arrays, y: np.ndarray, also: Sequence[np.ndarray] = ()) -> Sample:
+    def of(cls, law: Law, x: Arrays, y: np.ndarray, also: Sequence[np.ndarray] = (),
+           trials: np.ndarray | None = None) -> Sample:
         """Sorts the rows, so that their order changes nothing, not even rounding; replicates are rows of equal x and equal `also`."""
         keys = [x[k] for k in law.predictors]
-        order = np.lexsort((y, *reversed([*keys, *also])))
+        order = np.lexsort((*([] if trials is None else [trials]), y, *reversed([*keys, *also])))
 
         def firsts(columns: Sequence[np.ndarray]) -> np.ndarray:
             change = np.zeros(len(y), bool)
@@ -34,7 +36,8 @@ class Sample:
             return np.flatnonzero(change)
 
         rows = {k: x[k][order] for k in law.predictors} | {"1": np.ones(len(y))}
-        return cls(rows, y[order], law.on_scale(y[order]), firsts(keys), firsts([*keys, *also]))
+        return cls(rows, y[order], law.on_scale(y[order]), firsts(keys), firsts([*keys, *also]),
+                   None if trials is None else trials[order])
 
     def __len__(self) -> int:
         return len(self.y)

@@ -1,0 +1,65 @@
+"""What a fit leaves possible: one Student t where a law is linear in theta, else draws from the posterior that is flat in theta."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+
+from scalemem.laws.problem import Problem
+from scalemem.laws.profiles import straight
+
+DRAWS, KEPT = 3000, 300  # importance draws, and how many of them a fit keeps
+
+
+def draws(problem: Problem, theta: np.ndarray, least: float, free: np.ndarray, covariance: np.ndarray, scale: float,
+          dof: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """Points, weights and covariances: one Student t where the law is linear; else draws from the posterior that is flat in theta.
+
+    The draws come from a Student t about the optimum, then from one about the first draws' mean, weighted by
+    (1 + (S - S_min) / (dof s^2))^-(dof + p) / 2: the likelihood with the noise integrated out.
+    """
+    one = theta[None], np.ones(1), covariance[None], []
+    if scale <= 0 or not free.any() or straight(problem, theta, problem.jacobian(theta), covariance):
+        return one
+    (low, high), p = problem.law.bounds(), int(free.sum())
+    z = _student(DRAWS, p, 5)
+    centre, spread, weights, drawn = theta[free], 1.5**2 * covariance[np.ix_(free, free)], np.ones(1), np.zeros((1, len(theta)))
+    for _ in range(3):
+        try:
+            ridged = spread + 1e-12 * np.diag(np.diag(spread))
+            root = np.linalg.cholesky(ridged[::-1, ::-1])[::-1, ::-1]  # scales last: a unit of x moves no draw
+        except np.linalg.LinAlgError:
+            return *one[:3], ["predictive interval from the curvature at the optimum: draws failed"]
+        drawn = np.tile(theta, (DRAWS, 1))
+        drawn[:, free] = centre + z @ root.T
+        rise = problem.deviance(drawn) - least
+        inside = np.all((drawn >= low) & (drawn <= high), axis=1) & np.isfinite(rise)
+        tail = rise / scale / 2 if math.isinf(dof) else (dof + p) / 2 * np.log1p(np.maximum(rise, 0) / (dof * scale))
+        logs = np.where(inside, -tail + (5 + p) / 2 * np.log1p(np.sum(z * z, axis=1) / 5), -math.inf)
+        if not inside.any():
+            return *one[:3], ["predictive interval from the curvature at the optimum: draws failed"]
+        weights = np.exp(logs - logs.max())
+        weights /= weights.sum()
+        centre = weights @ drawn[:, free]
+        off = drawn[:, free] - centre
+        spread = 1.2**2 * (off * weights[:, None]).T @ off
+    effective = 1 / float(np.sum(weights**2))
+    scaled = (drawn[:, free] - centre) / np.sqrt(np.diag(spread))
+    longest = np.linalg.svd(scaled * np.sqrt(weights)[:, None], full_matrices=False)[2][0]
+    order = np.argsort(scaled @ longest)  # kept at even steps along the longest axis, so that few represent many
+    picked = drawn[order][np.searchsorted(np.cumsum(weights[order]), (np.arange(KEPT) + 0.5) / KEPT).clip(max=DRAWS - 1)]
+    notes = [f"predictive interval is rough: {effective:.0f} effective draws"] * (effective < 100)
+    return picked, np.full(KEPT, 1 / KEPT), np.zeros((KEPT, len(theta), len(theta))), notes
+
+
+@functools.lru_cache(maxsize=16)
+def _student(n: int, p: int, dof: int) -> np.ndarray:
+    """n quasi-random points of a p-dimensional Student t: a Kronecker sequence, whose errors fall as 1 / n rather than 1 / sqrt(n)."""
+    from scipy.special import chdtri, ndtri
+    golden = 2.0
+    for _ in range(60):
+        golden = (1 + golden) ** (1 / (p + 2))  # the root of g^(p + 2) = 1 + g, for p + 1 dimensions
+    u = (0.5 + np.arange(1, n + 1)[:, None] * golden ** -np.arange(1.0, p + 2)) % 1
+    return ndtri(u[:, :p]) / np.sqrt(chdtri(dof, u[:, p:]) / dof)
