@@ -50,7 +50,8 @@ def test_gradients_are_exact(name):
 def test_a_law_is_linear_where_it_says_so(name):
     law = laws.get(name)
     offset, basis = law.basis(columns(name), law.internal(PLANTED[name]))
-    y = law.off_scale(law.predict(columns(name), law.internal(PLANTED[name])))
+    eta = law.predict(columns(name), law.internal(PLANTED[name]))
+    y = np.exp(eta) if law.scale == "log" else eta
     assert np.allclose(offset + basis @ [PLANTED[name][k] for k in law.linear], y)
 
 
@@ -116,10 +117,31 @@ def test_laws_describe_themselves():
 
 
 def test_a_law_that_cannot_be_fitted_is_not_built():
-    with pytest.raises(ValueError, match="remove low and high"):
-        Parameter("b", low=0.0, log=True)
+    for low, high in ((0.0, math.inf), (-math.inf, 0.0), (-1.0, 2.0)):
+        with pytest.raises(ValueError, match="remove low and high"):
+            Parameter("b", log=True, low=low, high=high)
     with pytest.raises(ValueError, match="a prior needs"):
         Law("bad", "y = a^b", lambda x, p: p["a"] ** p["b"], (), (Parameter("a"), Parameter("b", prior=(0.0, 1.0))))
+
+
+def test_bounds_of_a_logarithm_are_logarithms():
+    law = Law("bounded", "y = a + b + c", lambda x, p: p["a"] + p["b"] + p["c"], (),
+              (Parameter("a", low=0.0, high=3.0), Parameter("b", log=True, low=0.5, high=12.0), Parameter("c", log=True)))
+    low, high = law.bounds()
+    assert low.tolist() == [0.0, math.log(0.5), -math.inf]
+    assert high.tolist() == [3.0, math.log(12.0), math.inf]
+
+
+def test_a_guess_may_be_a_grid_or_a_list_of_starts():
+    x, y = {"x": np.array([1.0, 2, 3]), "1": np.ones(3)}, np.array([2.0, 3, 4])
+    parameters = (Parameter("a", "{y}"), Parameter("b", log=True), Parameter("c", starts=(5.0, 6.0)))
+    found = {}
+    for kind, guess in (("grid", {"b": [1.0, 2.0]}), ("list", [{"b": 1.0, "c": 5.0}, {"b": 2.0, "c": 6.0}])):
+        law = Law(kind, "y = a b c x", lambda x, p: p["a"] * p["b"] * p["c"] * x["x"], ("x",), parameters, linear=("a",),
+                  guess=lambda x, y, guess=guess: guess)
+        found[kind] = [{k: float(v) for k, v in law.natural(t).items() if k != "a"} for t in law.starts(x, y)]
+    assert found["list"] == [{"b": 1.0, "c": 5.0}, {"b": pytest.approx(2.0), "c": 6.0}]
+    assert len(found["grid"]) == 4
 
 
 def test_whitening_inverts_the_shared_covariance():

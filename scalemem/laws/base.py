@@ -53,7 +53,7 @@ class Law:
     parameters: tuple[Parameter, ...]
     scale: str = "log"
     linear: tuple[str, ...] = ()
-    guess: Callable[[Arrays, np.ndarray], dict[str, Sequence[float]] | list[dict[str, float]]] | None = None
+    guess: Callable[[Arrays, np.ndarray], Mapping[str, Sequence[float]] | list[dict[str, float]]] | None = None
     zero: tuple[str, ...] = ()
     limits: tuple[float, float] = (-INFINITY, INFINITY)
     noise_prior: tuple[float, float] = (0.0, 0.0)
