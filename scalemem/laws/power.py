@@ -16,16 +16,15 @@ def _normalized_excess(x: Arrays, p: Arrays) -> np.ndarray:
     """
     alpha, right = p["alpha"], -p["c"] * np.log(x["x"] / p["d"])
     real_alpha, real_right = np.real(alpha), np.real(right)
-    v, slope = np.where(real_right < 0, real_right, real_right / real_alpha), np.ones(())
+    v = np.where(real_right < 0, real_right, real_right / real_alpha)
     for _ in range(40):
         up = softplus(v)
-        slope = np.exp(-up) + real_alpha * np.exp(v - up)
-        step = (real_alpha * up - (up - v) - real_right) / slope
+        step = (real_alpha * up - (up - v) - real_right) / (np.exp(-up) + real_alpha * np.exp(v - up))
         v = v - step
-        if not np.any(np.abs(step) > 1e-14 * (1 + np.abs(v))):
+        if not np.any(np.abs(step) > 1e-8 * (1 + np.abs(v))):
             break
     up = softplus(v)
-    v = v - (alpha * up - (up - v) - right) / slope
+    v = v - (alpha * up - (up - v) - right) / (np.exp(-up) + real_alpha * np.exp(v - up))
     return np.exp(v - softplus(v))
 
 
