@@ -16,6 +16,9 @@ from scalemem.laws.posterior import Estimate, Predictive
 from scalemem.tables import TableError
 
 FACTOR = 6.0  # C = 6 N D, the usual count of a transformer's training FLOPs: a convention, not a measurement
+MOST = 460.0  # |log| of a quantity that is still one: 1e200
+WIDEST = 1e30  # the ratio of a parameter's interval above which it is not identified, whatever its status
+UNSEEN = "not identified: it depends on what the fitted rows do not say"
 LAWS = ("chinchilla", "chinchilla_shared")
 _LOG = Law("log", "", lambda x, p: x["1"], (), ())  # what the quantiles of a positive quantity are taken with
 
@@ -60,13 +63,15 @@ def optimum(parameters: Mapping[str, float], compute: float) -> tuple[float, flo
 
     Hoffmann et al. 2022 (arXiv 2203.15556), Approach 3; derived above.
     """
-    n = math.exp(float(_log_n(parameters, math.log(compute))))
+    n = math.exp(float(_log_n({k: math.log(v) for k, v in parameters.items() if k != "E"}, math.log(compute))))
     return n, compute / n
 
 
-def _log_n(p: Mapping[str, Any], log_compute: float) -> Any:
-    alpha, beta = p["alpha"], p.get("beta", p["alpha"])
-    return (np.log(alpha * p["A"]) - np.log(beta * p["B"]) + beta * log_compute) / (alpha + beta)
+def _log_n(logs: Mapping[str, Any], log_compute: float) -> Any:
+    """log N of the optimum, from the logarithms of the parameters."""
+    log_beta = logs.get("beta", logs["alpha"])
+    alpha, beta = np.exp(logs["alpha"]), np.exp(log_beta)
+    return (logs["alpha"] + logs["A"] - log_beta - logs["B"] + beta * log_compute) / (alpha + beta)
 
 
 def allocate(fit: Fit, budget: float, *, interval: float | None = None, factor: float = FACTOR, group: Any = None) -> Allocation:
@@ -100,23 +105,29 @@ def allocate(fit: Fit, budget: float, *, interval: float | None = None, factor: 
     interval = check(budget, fit.interval if interval is None else interval, factor)
     found, law = fit.at(group), laws.get(fit.law)
     notes = list(found.warnings)
-    lost = [k for k, e in found.parameters.items() if k != "E" and e.status != "ok"]
+    lost = [k for k, e in found.parameters.items() if k != "E" and not (e.status == "ok" and e.low > 0 and e.high / e.low < WIDEST)]
     if lost or found.posterior is None:
         reason = "not identified: the fit does not identify " + ", ".join(lost or found.parameters)
-        none = {k: Estimate(math.nan, math.nan, math.nan, "", reason) for k in (*_quantities(0.0), "loss")}
-        return Allocation(budget, factor, "parametric", interval, none, math.nan, (*notes, reason))
-    value = {k: found.parameters[k].value for k in found.parameters if k != "E"}
+        return _nothing(budget, factor, interval, reason, notes)
     log_compute = math.log(budget / factor)
-    estimates = {k: _estimate(found, law, q, value, interval) for k, q in _quantities(log_compute).items()}
-    n, d = estimates["n_params"].value, estimates["n_tokens"].value
-    spread = forecasting.predictive(law, found, {"n_params": np.array([n]), "n_tokens": np.array([d])})
-    low, middle, high = (float(spread.quantile(q)[0]) for q in ((1 - interval) / 2, 0.5, (1 + interval) / 2))
-    status = "not identified: it depends on what the fitted rows do not say" if math.isnan(middle) else "ok"
-    estimates["loss"] = Estimate(middle, low, high, found.parameters["E"].unit, status)
+    with np.errstate(all="ignore"):
+        estimates = {k: _estimate(found, law, q, interval) for k, q in _quantities(log_compute).items()}
+        n, d = estimates["n_params"].value, estimates["n_tokens"].value
+        spread = forecasting.predictive(law, found, {"n_params": np.array([n]), "n_tokens": np.array([d])})
+        low, middle, high = (float(spread.quantile(q)[0]) for q in ((1 - interval) / 2, 0.5, (1 + interval) / 2))
+    known = all(map(math.isfinite, (low, middle, high)))
+    estimates["loss"] = Estimate(middle, low, high, found.parameters["E"].unit, "ok") if known else _unknown(UNSEEN)
+    if math.isnan(n):
+        return _nothing(budget, factor, interval, estimates["n_params"].status, notes)
     beyond = max(max(v / found.ranges[k][1], found.ranges[k][0] / v, 1.0) for k, v in (("n_params", n), ("n_tokens", d)))
     if beyond > 1:
         notes.append(f"the optimum lies {beyond:.3g} times beyond the fitted rows: the intervals assume that the law holds there")
     return Allocation(budget, factor, "parametric", interval, estimates, beyond, tuple(notes))
+
+
+def _nothing(budget: float, factor: float, interval: float, reason: str, notes: list[str]) -> Allocation:
+    none = {k: _unknown(reason) for k in (*_quantities(0.0), "loss")}
+    return Allocation(budget, factor, "parametric", interval, none, math.nan, (*notes, reason))
 
 
 def check(budget: float, interval: float, factor: float) -> float:
@@ -130,23 +141,33 @@ def check(budget: float, interval: float, factor: float) -> float:
 
 
 def _quantities(log_compute: float) -> dict[str, Any]:
-    """Each quantity as the logarithm of a positive one, a function of {parameter: array}."""
-    def a(p: Mapping[str, Any]) -> Any:
-        return p.get("beta", p["alpha"]) / (p["alpha"] + p.get("beta", p["alpha"]))
+    """Each quantity as the logarithm of a positive one, a function of {parameter: its logarithm}."""
+    def share(logs: Mapping[str, Any], sign: int) -> Any:  # of beta (1) or alpha (-1) in their sum, as a logarithm
+        return -np.log1p(np.exp(sign * (logs["alpha"] - logs.get("beta", logs["alpha"]))))
 
     return {"n_params": lambda p: _log_n(p, log_compute), "n_tokens": lambda p: log_compute - _log_n(p, log_compute),
             "tokens_per_param": lambda p: log_compute - 2 * _log_n(p, log_compute),
-            "exponent_n_params": lambda p: np.log(a(p)), "exponent_n_tokens": lambda p: np.log(1 - a(p))}
+            "exponent_n_params": lambda p: share(p, 1), "exponent_n_tokens": lambda p: share(p, -1)}
 
 
-def _estimate(found: GroupFit, law: Law, q: Any, value: dict[str, float], interval: float) -> Estimate:
+def _unknown(reason: str) -> Estimate:
+    return Estimate(math.nan, math.nan, math.nan, "1", reason)
+
+
+def _estimate(found: GroupFit, law: Law, q: Any, interval: float) -> Estimate:
     assert found.posterior is not None
-    post, best = found.posterior, math.exp(float(q(value)))
-    slope = np.imag(q(law.natural(post.points[:, None, :] + 1e-30j * np.eye(len(law.names))))) / 1e-30 * np.ones((1, len(law.names)))
-    if np.abs(post.unseen @ slope.T).max(initial=0) > 1e-9 * np.abs(slope).max():
-        return Estimate(math.nan, math.nan, math.nan, "1", "not identified: it depends on what the fitted rows do not say")
-    mean = q(law.natural(post.points)) * np.ones(len(post.points))
-    sd = np.sqrt(np.maximum(np.einsum("kp,kpq,kq->k", slope, post.covariances, slope), 0))
-    mixture = Predictive(_LOG, post.weights, mean[:, None], np.maximum(sd, 1e-13)[:, None], post.dof)
+    post, best = found.posterior, float(q({k: math.log(e.value) for k, e in found.parameters.items() if k != "E"}))
+
+    def at(theta: np.ndarray) -> np.ndarray:
+        return q({p.name: theta[..., j] if p.log else np.log(theta[..., j]) for j, p in enumerate(law.parameters) if p.name != "E"})
+
+    slope = np.imag(at(post.points[:, None, :] + 1e-30j * np.eye(len(law.names)))) / 1e-30
+    mean, sd = at(post.points), np.sqrt(np.maximum(np.einsum("kp,kpq,kq->k", slope, post.covariances, slope), 0))
+    usable = np.isfinite(mean) & np.isfinite(sd) & np.isfinite(slope).all(axis=1) & (np.abs(mean) < MOST)
+    if not abs(best) < MOST or post.weights[~usable].sum() > 0.01:
+        return _unknown("not identified: the fit allows sizes beyond all bounds")
+    if np.abs(post.unseen @ slope[usable].T).max(initial=0) > 1e-9 * np.abs(slope[usable]).max():
+        return _unknown(UNSEEN)
+    mixture = Predictive(_LOG, post.weights[usable] / post.weights[usable].sum(), mean[usable, None], np.maximum(sd[usable, None], 1e-13), post.dof)
     low, high = (float(mixture.quantile(p)[0]) for p in ((1 - interval) / 2, (1 + interval) / 2))
-    return Estimate(best, min(low, best), max(high, best), "1")
+    return Estimate(math.exp(best), min(low, math.exp(best)), max(high, math.exp(best)), "1")

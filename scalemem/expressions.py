@@ -157,7 +157,10 @@ class _Rows:
         known = ~(missing(left) | missing(right))
         if (left.dtype == object) != (right.dtype == object):
             if known.any():
-                raise self.error("compares text with a number")
+                text = left if left.dtype == object else right
+                row = int(np.argmax(known))
+                cell = f", row {row + 1} = {str(text[row])[:40]!r}," if text.ndim else f" {str(text)[:40]!r}"
+                raise self.error(f"compares text{cell} with a number")
             return known
         if left.dtype == object:
             left, right = (np.where(missing(v), "", v).astype(str) for v in (left, right))

@@ -98,6 +98,15 @@ def table(console: Console, content: dict[str, Any]) -> None:
     console.print()
 
 
+def rows(console: Console, table: dict[str, Any]) -> None:
+    """What became of a table's rows: what each filter left out, and which count as replicates."""
+    for f in table["filters"]:
+        name = f["filter"] if f["filter"].startswith("--") else f"--where {f['filter']!r}"
+        console.print(f"{f['dropped']} of {table['rows']} rows were left out by {name}", soft_wrap=True, markup=False)
+    if table.get("replicates"):
+        console.print(f"{table['replicates']} rows share group and x with rows of another y: they count as replicates", soft_wrap=True)
+
+
 def fits(console: Console, found: dict[str, Any]) -> None:
     """Each fit: its law and parameters with their intervals."""
     from scalemem import laws

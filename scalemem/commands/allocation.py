@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from rich.markup import escape
-
 from scalemem.commands.terminal import Outcome, console_of, pairs
 from scalemem.tables import TableError
 
@@ -31,7 +29,7 @@ def allocate(args: argparse.Namespace) -> Outcome:
 
 
 def _isoflop(args: argparse.Namespace, console: Any) -> Any:
-    from scalemem import isoflop, prepare
+    from scalemem import isoflop, prepare, show
 
     x = pairs(args.x, "x")
     if not args.y or set(x) not in ({"n_params", "train_flops"}, {"n_params", "n_tokens"}) or args.group:
@@ -43,7 +41,7 @@ def _isoflop(args: argparse.Namespace, console: Any) -> Any:
         raise TableError(f"--budgets {args.budgets!r}: must be numbers with commas between; write 1e19,1e20,1e21") from None
     ready = prepare.prepare(args.source, derive=pairs(args.derive, "derive"), units=pairs(args.unit, "unit"), where=args.where,
                             distinct=args.distinct)
-    for f in ready.filters:
-        console.print(f"{f['dropped']} rows were left out by {escape(f['filter'])}", soft_wrap=True)
-    return isoflop.allocate(ready.table, args.budget, y=args.y, x=x, keep=ready.keep, interval=args.interval, factor=args.flops_factor,
-                            within=args.within, budgets=budgets)
+    found = isoflop.allocate(ready.table, args.budget, y=args.y, x=x, keep=ready.keep, interval=args.interval, factor=args.flops_factor,
+                             within=args.within, budgets=budgets)
+    show.rows(console, ready.to_json())
+    return found

@@ -34,16 +34,11 @@ def read(args: argparse.Namespace) -> tuple[Prepared, dict[str, Any]]:
     return ready, {"y": args.y, "x": x or None, "group": group}
 
 
-def _count(console: Any, ready: Prepared, columns: dict[str, Any]) -> tuple[dict[str, int], list[str]]:
-    """Says what was left out and what repeats: the counts, and the warnings that they deserve."""
+def _counts(ready: Prepared, columns: dict[str, Any]) -> tuple[dict[str, int], list[str]]:
+    """How many rows repeat others, and the warnings that this deserves."""
     from scalemem import repeats
 
-    for f in ready.filters:
-        text = f["filter"] if f["filter"] == repeats.DISTINCT else f"--where {f['filter']!r}"
-        console.print(f"{f['dropped']} rows were left out by {text}", soft_wrap=True)
     counts = repeats.count(ready.table, ready.keep, columns["y"], columns["x"] or {}, columns["group"])
-    if counts["replicates"]:
-        console.print(f"{counts['replicates']} rows share their x with rows of another y: they count as replicates", soft_wrap=True)
     return counts, repeats.told(counts, int(ready.keep.sum()))
 
 
@@ -56,12 +51,12 @@ def fit(args: argparse.Namespace) -> Outcome:
         report.check(args.report)
     console, (ready, columns) = console_of(args), read(args)
     found = fitting.fit(ready.table, args.law, where=ready.keep, interval=args.interval, **columns)
-    counts, warned = _count(console, ready, columns)
     if not any(e.status == "ok" for g in found.groups for e in g.parameters.values()):
         error = prepare.constant(ready, found.x, found.group)
         if error:
             raise error
     found = forecasting.with_backtest(found, ready.table, ready.keep, interval=args.interval)
+    counts, warned = _counts(ready, columns)
     own = [w for w in found.warnings if not (warned and "repeat another one exactly" in w)]
     found = replace(found, where=ready.where, warnings=(*warned, *own))
     body = found.to_json() | {"table": ready.to_json() | counts | {"notes": notes}}
@@ -69,6 +64,7 @@ def fit(args: argparse.Namespace) -> Outcome:
         write_whole(Path(args.out), json.dumps(body, indent=1).encode() + b"\n")
     if args.report:
         write_whole(Path(args.report), report.text(report.report(found, body["table"]), Path(args.report).suffix).encode())
+    show.rows(console, body["table"])
     show.fits(console, {args.y: body})
     if args.out:
         console.print(f"fit kept in {args.out}; try: scalemem forecast {args.out} --at " + " --at ".join(f"{k}=VALUE" for k in found.x))
@@ -117,8 +113,9 @@ def backtest(args: argparse.Namespace) -> Outcome:
 
     console, (ready, columns) = console_of(args), read(args)
     result = forecasting.backtest(ready.table, args.law, holdout=args.holdout, split=args.split, where=ready.keep, **columns)
-    counts, warned = _count(console, ready, columns)
+    counts, warned = _counts(ready, columns)
     body = result.to_json() | {"warnings": warned, "table": ready.to_json() | counts}
+    show.rows(console, body["table"])
     rows = [{**r["group"], **{k: v for k, v in r.items() if k not in ("group", "coverage")}, "in 90 %": r["coverage"]["0.9"]} for r in body["rows"]]
     if rows:
         show.table(console, {"title": "Back-test", "columns": list(rows[0]), "rows": rows})
