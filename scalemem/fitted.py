@@ -161,7 +161,7 @@ def _group(value: Mapping[str, Any]) -> GroupFit:
     return GroupFit(dict(value["key"]), parameters, _number(value["objective"]), value["n_rows"], value["starts"]["tried"],
                     value["starts"]["agreeing"], _number(value["lack_of_fit"]), ranges, posterior, tuple(value["warnings"]),
                     {k: {q: _number(v) for q, v in row.items()} for k, row in value.get("correlation", {}).items()},
-                    value.get("interval_by", ""), {k: float(v) for k, v in value.get("nuisance", {}).items()})
+                    value.get("interval_by", ""), {k: _number(v) for k, v in value.get("nuisance", {}).items()})
 
 
 NODES = (-math.sqrt(3), 0.0, math.sqrt(3))  # Gauss-Hermite: exact for the first five moments of a normal

@@ -14,11 +14,12 @@ from scalemem.laws.posterior import Estimate, Posterior, Result
 from scalemem.laws.problem import Problem
 from scalemem.laws.profiles import profiles
 from scalemem.laws.project import scatter
-from scalemem.laws.refit import cores, refit
+from scalemem.laws.refit import refit
 from scalemem.laws.sample import Sample
 from scalemem.tables import TooFewRows
 
 LACK_OF_FIT = 0.1  # below this p-value the misfit between replicate means is estimated and the means, not the runs, are counted
+MOST_CONCENTRATED = 1e7  # beta-binomial counts are binomial beyond
 SQUARED = Loss("squared")
 
 
@@ -32,7 +33,7 @@ def least_squares(law: Law, s: Sample, *, interval: float, noise_sd: float | Non
     tried = law.starts(s.x, problem.level)
     if tried and starts:
         tried = [*tried, *scatter(law, s.x, problem.level, np.array(tried), starts)]
-    ends = problem.search(np.array(tried).reshape(-1, p), cores() if starts else 1)
+    ends = problem.search(np.array(tried).reshape(-1, p))
     if not np.isfinite(ends.cost).any():
         raise TooFewRows(f"law {law.name}: no start is finite on these rows; give x and y values of ordinary size")
     least = float(np.nanmin(ends.cost))
@@ -67,6 +68,9 @@ def least_squares(law: Law, s: Sample, *, interval: float, noise_sd: float | Non
         how, unstable = f"bootstrap of {len(again)} refits", [f"{failed} of {bootstrap} bootstrap refits failed"] * (failed > 0)
     posterior = Posterior(weights, points, covariances, noise, misfit, dof, unseen, law.scale)
     nuisance = {loss.nuisance: problem.nuisance} if loss.nuisance else {}
+    if loss.counts and problem.nuisance > MOST_CONCENTRATED:
+        nuisance[loss.nuisance] = math.nan
+        notes.append(f"{loss.nuisance}: not identified: the counts scatter no more than a binomial's")
     return Result(estimates, posterior, objective, len(tried), len(near), p_fit, (*notes, *unstable), how, nuisance)
 
 
@@ -77,7 +81,7 @@ def resample(problem: Problem, theta: np.ndarray, n: int, seed: int = 0) -> tupl
     weights = rng.multinomial(units, np.full(units, 1 / units), size=n).astype(float)
     if problem.ratio:
         weights = np.repeat(weights, np.diff(np.append(s.blocks, len(s))), axis=1)
-    found = refit(problem.rows, np.tile(theta, (n, 1)), weights=weights, near=True, cores=cores())
+    found = refit(problem.rows, np.tile(theta, (n, 1)), weights=weights, near=True)
     good = found.settled & np.isfinite(found.theta).all(axis=1)
     return found.theta[good], int(n - good.sum())
 

@@ -46,9 +46,7 @@ class Problem:
         with np.errstate(all="ignore"):
             if self.loss.kind != "huber":
                 return self.loss.terms(rows.target, eta, nuisance)[2][0]
-            h = 1.4826 * float(np.median(np.abs(eta - self.s.eta))) * n**-0.2
-            if not h > 0:
-                return np.ones(n)
+            h = max(1.4826 * float(np.median(np.abs(eta - self.s.eta))) * n**-0.2, 1e-9 * float(np.abs(self.s.eta).max()), 1e-12)
             up, down = (float(np.mean(self.loss.terms(rows.target, eta + v, nuisance)[1])) for v in (h, -h))
         return np.full(n, max((up - down) / (2 * h), 1e-300))
 
@@ -69,14 +67,14 @@ class Problem:
         slope = self.loss.terms(self.rows.target, eta, np.array([self.nuisance]))[1][0]
         return float(n / (n - p) * np.sum(slope**2) / np.sum(self.curvature(theta)))
 
-    def minimise(self, theta: np.ndarray, free: np.ndarray | None = None) -> Refits:
-        """From theta (B, p), near an optimum, over the free parameters (B, p), the nuisance number held."""
+    def minimise(self, theta: np.ndarray, free: np.ndarray | None = None, enough: float = 0.0) -> Refits:
+        """From theta (B, p), near an optimum, over the free parameters (B, p), the nuisance number held; D is good to about `enough`."""
         known = np.full(len(theta), self.nuisance) if self.loss.nuisance else None
-        return refit(self.rows, theta, free=free, near=True, nuisance=known)
+        return refit(self.rows, theta, free=free, near=True, nuisance=known, enough=enough / 2)
 
-    def search(self, starts: np.ndarray, cores: int = 1) -> Refits:
+    def search(self, starts: np.ndarray) -> Refits:
         """From starts (B, p) anywhere, the nuisance number estimated along."""
-        return refit(self.rows, starts, cores=cores)
+        return refit(self.rows, starts)
 
     def at(self, nuisance: float) -> Problem:
         """The same with another nuisance number."""

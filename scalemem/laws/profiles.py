@@ -80,7 +80,7 @@ def _ends(problem: Problem, theta: np.ndarray, least: float, free: np.ndarray, w
         """sqrt(rise) - sqrt(limit) of some sides."""
         start = warm[which] + (value - warm[which, j[which]])[:, None] * tilt[which]
         start[np.arange(len(which)), j[which]] = value
-        done = problem.minimise(start, others[which])
+        done = problem.minimise(start, others[which], 1e-4 * limit)
         usable = np.isfinite(done.cost)
         warm[which[usable]] = done.theta[usable]
         rise = 2 * done.cost - least

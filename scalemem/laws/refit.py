@@ -12,7 +12,6 @@ in arrays (fit, parameter, row), those that have ended drop out, and a block of 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,7 +21,8 @@ from scalemem.laws.base import Arrays, Law
 from scalemem.laws.dual import slopes
 from scalemem.laws.losses import Loss, Target
 
-CACHE = 60_000  # numbers in the Jacobians of a block
+CACHE = 100_000  # numbers in the Jacobians of a block
+MOST, FEW = 200, 60  # steps, and where a rough end is enough
 LEAP = 1.0  # how far the logarithm of a parameter moves in a step
 ROUNDS = 12  # of a nuisance parameter
 Whiten = Callable[[np.ndarray], np.ndarray]
@@ -73,49 +73,43 @@ class Refits:
 
 
 def refit(rows: Rows, theta: np.ndarray, *, weights: np.ndarray | None = None, free: np.ndarray | None = None, near: bool = False,
-          nuisance: np.ndarray | None = None, cores: int = 1) -> Refits:
-    """Minimises from theta (B, p) for weights (B, n) over the free parameters (B, p); `near`: the starts are optima of like problems."""
+          nuisance: np.ndarray | None = None, enough: float = 0.0) -> Refits:
+    """Minimises from theta (B, p) for weights (B, n) over the free parameters (B, p).
+
+    `near`: the starts are optima of like problems. `nuisance` (B,) holds the loss's own number. A fit ends when a step promises less than
+    1e-14 F, or than `enough`.
+    """
     batch, (n, p) = len(theta), (len(rows.target.eta), theta.shape[1])
     free = np.ones(theta.shape, bool) if free is None else free
     size = max(1, CACHE // (n * max(p, 1)))
 
-    def part(at: int) -> Refits:
+    def part(at: int) -> Refits:  # threads do not pay: Python between the steps holds them up
         cut = slice(at, at + size)
         some = np.ones((len(theta[cut]), n)) if weights is None else weights[cut]
-        return _block(rows, theta[cut], some, free[cut], near, None if nuisance is None else nuisance[cut])
+        return _block(rows, theta[cut], some, free[cut], near, None if nuisance is None else nuisance[cut], enough)
 
-    starts = range(0, batch, size)
-    if cores > 1 and len(starts) > 1:
-        from concurrent.futures import ThreadPoolExecutor
-        with ThreadPoolExecutor(cores) as pool:
-            parts = list(pool.map(part, starts))
-    else:
-        parts = [part(at) for at in starts]
+    parts = [part(at) for at in range(0, batch, size)]
     return Refits(*(np.concatenate([getattr(q, k) for q in parts]) for k in ("theta", "cost", "nuisance", "settled")))
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _block(rows: Rows, theta: np.ndarray, weights: np.ndarray, free: np.ndarray, near: bool, known: np.ndarray | None) -> Refits:
+def _block(rows: Rows, theta: np.ndarray, weights: np.ndarray, free: np.ndarray, near: bool, known: np.ndarray | None,
+           enough: float) -> Refits:
     loss, none = rows.loss, np.zeros(len(theta))
     if not loss.nuisance:
-        return _stages(rows, theta, weights, free, near, none)
+        return _stages(rows, theta, weights, free, near, none, enough)
     if known is not None:
-        return _descend(rows, theta, weights, free, known, 1e-14)
+        return _descend(rows, theta, weights, free, known, 1e-14, enough)
     nuisance = none
-    found = _stages(Rows(rows.law, rows.x, rows.target, _first(loss, rows, theta), rows.whiten), theta, weights, free, near, none)
+    found = _stages(Rows(rows.law, rows.x, rows.target, _first(loss), rows.whiten), theta, weights, free, near, none, enough)
     for _ in range(ROUNDS):
         old, nuisance = nuisance, _nuisance(rows, found.theta, weights)
-        found = _descend(rows, found.theta, weights, free, nuisance, 1e-14)
+        found = _descend(rows, found.theta, weights, free, nuisance, 1e-14, enough)
         if np.all(np.abs(nuisance - old) <= 1e-7 * nuisance):
             break
     return found
 
 
-def _first(loss: Loss, rows: Rows, theta: np.ndarray) -> Loss:
+def _first(loss: Loss) -> Loss:
     return Loss("binomial") if loss.counts else Loss("huber", 1e-8)
 
 
@@ -125,24 +119,25 @@ def _nuisance(rows: Rows, theta: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return rows.loss.estimate(rows.target, eta, weights)
 
 
-def _stages(rows: Rows, theta: np.ndarray, weights: np.ndarray, free: np.ndarray, near: bool, nuisance: np.ndarray) -> Refits:
-    for loss in rows.loss.stages(0.03 if near else 1.0)[:-1]:
-        theta = _descend(Rows(rows.law, rows.x, rows.target, loss, rows.whiten), theta, weights, free, nuisance, 1e-4).theta
-    return _descend(rows, theta, weights, free, nuisance, 1e-14)
+def _stages(rows: Rows, theta: np.ndarray, weights: np.ndarray, free: np.ndarray, near: bool, nuisance: np.ndarray,
+            enough: float) -> Refits:
+    for loss in rows.loss.stages(0.003 if near else 1.0)[:-1]:
+        theta = _descend(Rows(rows.law, rows.x, rows.target, loss, rows.whiten), theta, weights, free, nuisance, 1e-2).theta
+    return _descend(rows, theta, weights, free, nuisance, 1e-14, enough)
 
 
 def _descend(rows: Rows, theta: np.ndarray, weights: np.ndarray, free: np.ndarray, nuisance: np.ndarray, tolerance: float,
-             most: int = 200) -> Refits:
+             enough: float = 0.0) -> Refits:
     low, high = rows.law.bounds()
     logs = np.array([q.log for q in rows.law.parameters])
     theta = np.clip(theta, low, high)
     cost, gradient, curve = rows.evaluate(theta, weights, nuisance)
     theta, cost = theta.copy(), cost.copy()
-    floor = 1e-31 * np.sum(weights * rows.target.eta**2, axis=1) + 1e-300
+    floor = 1e-31 * np.sum(weights * rows.target.eta**2, axis=1) + 1e-300 + enough
     damp, grow, settled = np.full(len(theta), 1e-3), np.full(len(theta), 2.0), np.zeros(len(theta), bool)
     at = np.flatnonzero(np.isfinite(cost))
     gradient, curve, w, eye = gradient[at], curve[at], weights[at], np.eye(theta.shape[1])
-    for _ in range(most):
+    for _ in range(FEW if enough else MOST):
         if not len(at):
             break
         t, g = theta[at], gradient
