@@ -157,7 +157,7 @@ def allocate(table: pa.Table, budget: float, *, y: str, x: Mapping[str, str], ke
     log_nd = at - math.log(factor)
 
     def estimate(value: float, low: float, high: float) -> Estimate:
-        return Estimate(math.exp(value), *(math.exp(min(max(v, -700.0), 700.0)) for v in (low, high)), "1", status)
+        return Estimate(*(math.exp(min(max(v, -700.0), 700.0)) if math.isfinite(v) else v for v in (value, low, high)), "1", status)  # type: ignore
 
     estimates = {"n_params": estimate(n, ends[0, 1], ends[1, 1]), "n_tokens": estimate(log_nd - n, log_nd - ends[1, 1], log_nd - ends[0, 1]),
                  "tokens_per_param": estimate(log_nd - 2 * n, log_nd - 2 * ends[1, 1], log_nd - 2 * ends[0, 1]),

@@ -15,23 +15,24 @@ from typing import Any
 
 from scalemem import laws, tables
 from scalemem.fitting import Fit, plain
+from scalemem.laws import refit
 from scalemem.tables import TableError
 
 NOT_STATED = "not stated by the table"
 COUNTED = {"n": "how parameters (N) were counted", "d": "how data (D) were counted", "c": "how compute (C) was counted"}
 KEYS = (*COUNTED, "exclusions")
 SOFTWARE = ("scalemem", "numpy", "scipy", "pyarrow")
-# What a fit does when nothing else is asked of it. A fit that knows better says so in its JSON, under the same keys.
-PROCEDURE = {
-    "optimizer": "scipy.optimize.least_squares (trust region reflective), exact gradients, from every start of the law",
-    "stopping": "ftol = xtol = 1e-13, gtol = 1e-15, or 200 evaluations a start",
-    "intervals": "profile: every value of the parameter whose best sum of squares is within t^2 s^2 of the least",
+SQUARES = "the sum over rows of ({scale}(y) - {scale}(f))^2"
+LOSSES = {  # the formulas of `laws.losses`, by kind
+    "log": SQUARES.format(scale="log"), "linear": "the sum over rows of (y - f)^2",
+    "huber": "the sum over rows of Huber's function of log f - log y",
+    "asymmetric": "the sum over rows of (log y - log f)^2, weighted T above the law and 1 - T below it, twice",
+    "binomial": "the binomial -log likelihood of the counts", "beta_binomial": "the beta-binomial -log likelihood of the counts",
 }
-INTEGRATED = {
-    "optimizer": "none: the parameter with a prior is integrated out on a grid, the linear ones in closed form",
-    "stopping": "the grid is refined until the weights lie inside it",
-    "intervals": "quantiles of the posterior",
-}
+SEARCH = {"optimizer": "Levenberg-Marquardt steps with exact slopes, float64, from every start of the law (scalemem.laws.refit)",
+          "stopping": f"a step that promises less than 1e-14 of the objective, or {refit.MOST} steps"}
+INTEGRATED = {"optimizer": "none: the parameter with a prior is integrated out, the linear ones in closed form (scalemem.laws.quadrature)",
+              "stopping": "not applicable"}
 
 
 def notes(given: Mapping[str, str]) -> dict[str, str]:
@@ -69,8 +70,9 @@ def report(found: Fit, table: Mapping[str, Any]) -> dict[str, Any]:
     ('y = a x^b', 'not stated by the table')
     """
     law, said = laws.get(found.law), dict(table.get("notes") or {})
-    how = dict(INTEGRATED if law.shape is not None else PROCEDURE) | dict(getattr(found, "procedure", None) or {})
-    residual = "log y - log f(x)" if law.scale == "log" else "y - f(x)"
+    kind = found.loss.partition(":")[0]
+    kind = law.scale if kind == "squared" else kind
+    made = sorted({g.interval_by for g in found.groups if g.interval_by}) or ["not stated by the fit"]
     groups = [{"group": tables.key_text(g.key), **plain(g)} for g in found.groups]
     starts = ", ".join(f"{p.name} in {list(p.starts)}" for p in law.parameters if p.starts) or "chosen from the data"
     return plain({
@@ -88,16 +90,17 @@ def report(found: Fit, table: Mapping[str, Any]) -> dict[str, Any]:
                        "rows counted as replicates (equal x, another y)": table.get("replicates")},
         "counting": {text: said.pop(key, NOT_STATED) for key, text in COUNTED.items()},
         "notes": said,
-        "loss": {"minimised": how.pop("loss", f"the sum of squares of {residual}"),
-                 "at the optimum": sum(g.objective for g in found.groups if g.posterior is not None)},
-        "search": {"optimizer": how["optimizer"], "stopping": how["stopping"], "starts": starts,
+        "loss": {"name": found.loss, "minimised": LOSSES.get(kind, found.loss), "column of trials": found.trials,
+                 "at the optimum": sum(g.objective for g in found.groups if g.posterior is not None),
+                 "estimated with the law": {g["group"] or "all rows": g["nuisance"] for g in groups if g["nuisance"]} or "nothing"},
+        "search": {**(INTEGRATED if law.shape is not None else SEARCH), "starts": starts,
                    "tried": sum(g.tried for g in found.groups), "agreeing": sum(g.agreeing for g in found.groups)},
         "parameters": [{"group": g["group"], "parameter": k, **e} for g in groups for k, e in g["parameters"].items()],
         "bounds hit": [f"{g['group']}: {e['status']}".removeprefix(": ") for g in groups for e in g["parameters"].values()
                        if e["status"].startswith("on bound")],
-        "intervals": {"probability": found.interval, "made by": how["intervals"],
+        "intervals": {"probability": found.interval, "made by": "; ".join(made),
                       "p-value of lack of fit": {g["group"] or "all rows": g["lack_of_fit"] for g in groups}},
-        "correlation": {g["group"] or "all rows": g["correlation"] for g in groups if g.get("correlation")} or "not in this fit",
+        "correlation": [{"group": g["group"], "parameter": k, **row} for g in groups for k, row in g["correlation"].items()],
         "validation": found.backtest or "none",
         "warnings": list(found.warnings),
         "software": {name: metadata.version(name) if name != "scalemem" else __import__("scalemem").__version__ for name in SOFTWARE}

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def sound(e):
         assert not known, e
 
 
-def check(*argv):
+def check(*argv) -> tuple[int, dict[str, Any]]:
     """Runs a command on a table and judges what it says; the exit status and, where it is 0, the JSON."""
     status, out, err = command(*argv)
     assert "Traceback" not in err

@@ -99,9 +99,9 @@ def test_what_prepare_refuses():
     table = pa.table({"n": [1.0], "loss": [2.0]})
     with pytest.raises(TooFewRows, match=r"0 of 1 rows are left by where = 'n > 1'"):
         prepare.prepare(table, where=["n > 1"])
-    for options in ({"derive": {"n": "loss"}}, {"derive": {"m": "loss +"}}, {"units": {"m": "bits"}}, {"units": {"n": ""}}, {"units": {"n": "a\nb"}}):
+    for derive, units in (({"n": "loss"}, {}), ({"m": "loss +"}, {}), ({}, {"m": "bits"}), ({}, {"n": ""}), ({}, {"n": "a\nb"})):
         with pytest.raises(TableError) as caught:
-            prepare.prepare(table, **options)
+            prepare.prepare(table, derive=derive, units=units)
         assert "\n" not in str(caught.value)
 
 
