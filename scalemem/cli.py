@@ -117,7 +117,9 @@ def _laws() -> str:
     """The laws and their predictors, as the end of a help text; imported only where it is asked for."""
     from scalemem import laws
 
-    rows = [f"  {law['name']:<20} {law['predictors']:<24} {law['formula']}" for law in laws.describe()]
+    every = laws.describe()
+    name, predictors = (max(len(law[k]) for law in every) for k in ("name", "predictors"))
+    rows = [f"  {law['name']:<{name}}  {law['predictors']:<{predictors}}  {law['formula']}" for law in every]
     return "\n".join(["laws, the predictors that --x NAME=COLUMN gives columns to, and the formula:", *rows])
 
 
