@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from scalemem import cli
+from scalemem import cli, laws
 
 FIT = ("--y", "loss", "--x", "x=n")
 GOOD = [(2**i, 3.0 * 2 ** (-0.3 * i) * (1 + 0.01 * (-1) ** i)) for i in range(8)]
@@ -182,6 +182,13 @@ def test_any_numbers(tmp_path, rows, law, grouped):
 
 TRIPLES = st.lists(st.tuples(ORDINARY, ORDINARY, ORDINARY), min_size=1, max_size=10)
 CHINCHILLA = ("--law", "chinchilla", "--y", "loss", "--x", "n_params=n", "--x", "n_tokens=d")
+
+
+@pytest.mark.parametrize("law", [law.name for law in map(laws.get, laws.names()) if law.predictors == ("x",)])
+@settings(SLOW, max_examples=8)
+@given(rows=st.lists(st.tuples(ORDINARY, ORDINARY, st.just("a")), min_size=1, max_size=16))
+def test_every_law_of_one_predictor(tmp_path, law, rows):
+    both(written(tmp_path, rows), law)
 
 
 @SLOW
