@@ -12,7 +12,7 @@ import numpy as np
 from scalemem import forecasting, laws
 from scalemem.fitting import Fit, GroupFit, plain
 from scalemem.laws.base import Law
-from scalemem.laws.posterior import Estimate, Predictive
+from scalemem.laws.posterior import Estimate, Posterior, Predictive
 from scalemem.tables import TableError
 
 FACTOR = 6.0  # C = 6 N D, the usual count of a transformer's training FLOPs: a convention, not a measurement
@@ -155,8 +155,9 @@ def _unknown(reason: str) -> Estimate:
 
 
 def _estimate(found: GroupFit, law: Law, q: Any, interval: float) -> Estimate:
-    assert found.posterior is not None
-    post, best = found.posterior, float(q({k: math.log(e.value) for k, e in found.parameters.items() if k != "E"}))
+    post = found.posterior
+    assert isinstance(post, Posterior)  # of LAWS, never an average of laws
+    best = float(q({k: math.log(e.value) for k, e in found.parameters.items() if k != "E"}))
 
     def at(theta: np.ndarray) -> np.ndarray:
         return q({p.name: theta[..., j] if p.log else np.log(theta[..., j]) for j, p in enumerate(law.parameters) if p.name != "E"})

@@ -191,7 +191,7 @@ def test_every_law_of_one_predictor(tmp_path, law, rows):
     both(written(tmp_path, rows), law)
 
 
-@SLOW
+@settings(SLOW, max_examples=30)
 @given(TRIPLES)
 def test_two_predictors(tmp_path, rows):
     path = written(tmp_path, rows, "n,d,loss")
@@ -199,7 +199,7 @@ def test_two_predictors(tmp_path, rows):
     check("backtest", path, *CHINCHILLA, "--holdout", "n > 20")
 
 
-@SLOW
+@settings(SLOW, max_examples=30)
 @given(TRIPLES)
 def test_an_allocation_of_anything(tmp_path, rows):
     path, kept = written(tmp_path, rows, "n,d,loss"), tmp_path / "fit.json"
