@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from scalemem import laws
@@ -228,3 +230,27 @@ def test_correlations_are_those_of_the_textbook():
     assert c["b"]["a"] == pytest.approx(want)
     lost = fit(pa.table({"x": [4.0] * 5, "y": [1.0, 2, 3, 4, 5]}), "power", y="y", x="x").at()
     assert any(math.isnan(v) for row in lost.correlation.values() for v in row.values())
+
+
+@settings(max_examples=120, deadline=None, phases=[Phase.explicit, Phase.generate])
+@given(law=st.sampled_from(["power", "power_floor", "constant", "chinchilla", "membership_sigmoid"]), data=st.data(),
+       loss=st.sampled_from(["log", "linear", "huber:1e-3", "huber", "asymmetric:0.2", "binomial", "beta_binomial"]))
+def test_no_numbers_escape_as_another_error(law, data, loss):
+    """Huge, tiny, equal and few values under every loss: a fit, or one line; and never a digit without an interval."""
+    n, counted = data.draw(st.integers(0, 9)), losses.parse(loss).counts
+    number = st.one_of(st.sampled_from([1.0, 2.0, 1e-300, 1e300, 1e59, 1e-59, 1e16, 0.0]), st.floats(1e-3, 1e3))
+    whole = st.one_of(st.sampled_from([0.0, 1.0, 5.0, 1e9, 1e15]), st.integers(0, 9).map(float))
+    cells = {k: number for k in laws.get(law).predictors} | {"y": whole if counted else number}
+    table = pa.table({k: pa.array([data.draw(v) for _ in range(n)], pa.float64()) for k, v in cells.items()}
+                     | ({"n": pa.array([data.draw(st.sampled_from([9.0, 1.0, 1e15])) for _ in range(n)], pa.float64())} if counted else {}))
+    text = ""
+    try:
+        one = fit(table, law, y="y", x={k: k for k in laws.get(law).predictors}, loss=loss, trials="n" if counted else None)
+    except TableError as caught:
+        text = str(caught)
+        assert "\n" not in text
+    if not text:
+        json.dumps(one.to_json(), allow_nan=False)
+        for e in one.at().parameters.values():
+            assert not math.isnan(e.value) or e.status != "ok"
+            assert e.status != "ok" or np.isfinite([e.low, e.high]).all()

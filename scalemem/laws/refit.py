@@ -24,7 +24,8 @@ from scalemem.laws.losses import Loss, Target
 CACHE = 100_000  # numbers in the Jacobians of a block
 MOST, FEW = 200, 60  # steps, and where a rough end is enough
 LEAP = 1.0  # how far the logarithm of a parameter moves in a step
-ROUNDS = 12  # of a nuisance parameter
+ROUNDS, STILL = 12, 1e-7  # of a nuisance parameter, and when it has stopped, relative
+NATS = 1e-10  # of a likelihood with such a parameter, that a last step may still promise
 Whiten = Callable[[np.ndarray], np.ndarray]
 
 
@@ -100,17 +101,25 @@ def _block(rows: Rows, theta: np.ndarray, weights: np.ndarray, free: np.ndarray,
     if known is not None:
         return _descend(rows, theta, weights, free, known, 1e-14, enough)
     nuisance = none
-    found = _stages(Rows(rows.law, rows.x, rows.target, _first(loss), rows.whiten), theta, weights, free, near, none, enough)
+    if near and not loss.counts:  # resamples of `huber`: rounded off by a thousandth of a residual, far below what resampling moves
+        size = float(np.mean(np.abs(rows.law.predict(rows.x, theta[:1]) - rows.target.eta)))
+        delta = max(1e-3 * size, 1e-12)
+        found = _stages(Rows(rows.law, rows.x, rows.target, Loss("huber", delta)), theta, weights, free, near, none, 0.02 * delta**2)
+        nuisance = _nuisance(rows, found.theta, weights)
+        return Refits(found.theta, rows.evaluate(found.theta, weights, nuisance)[0], nuisance, found.settled)
+    easy = Loss("binomial") if loss.counts else Loss("huber", 1e-8)
+    found = _stages(Rows(rows.law, rows.x, rows.target, easy, rows.whiten), theta, weights, free, near, none, 0.0 if loss.counts else 1e-17)
+    theta, cost, settled, left = found.theta, found.cost, found.settled, np.arange(len(theta))
     for _ in range(ROUNDS):
-        old, nuisance = nuisance, _nuisance(rows, found.theta, weights)
-        found = _descend(rows, found.theta, weights, free, nuisance, 1e-14, enough)
-        if np.all(np.abs(nuisance - old) <= 1e-7 * nuisance):
+        new = _nuisance(rows, theta[left], weights[left])
+        moved = np.abs(new - nuisance[left]) > STILL * new
+        nuisance[left] = new
+        left = left[moved]
+        if not len(left):
             break
-    return found
-
-
-def _first(loss: Loss) -> Loss:
-    return Loss("binomial") if loss.counts else Loss("huber", 1e-8)
+        found = _descend(rows, theta[left], weights[left], free[left], nuisance[left], 1e-14, max(enough, NATS))
+        theta[left], cost[left], settled[left] = found.theta, found.cost, found.settled
+    return Refits(theta, cost, nuisance, settled)
 
 
 def _nuisance(rows: Rows, theta: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -122,7 +131,8 @@ def _nuisance(rows: Rows, theta: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def _stages(rows: Rows, theta: np.ndarray, weights: np.ndarray, free: np.ndarray, near: bool, nuisance: np.ndarray,
             enough: float) -> Refits:
     for loss in rows.loss.stages(0.003 if near else 1.0)[:-1]:
-        theta = _descend(Rows(rows.law, rows.x, rows.target, loss, rows.whiten), theta, weights, free, nuisance, 1e-2).theta
+        theta = _descend(Rows(rows.law, rows.x, rows.target, loss, rows.whiten), theta, weights, free, nuisance, 1e-14,
+                         0.1 * loss.number**2).theta  # a tenth of what delta rounds off
     return _descend(rows, theta, weights, free, nuisance, 1e-14, enough)
 
 
