@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scalemem import laws
+from scalemem.averaging import Average, average, law_of
 from scalemem.laws.posterior import Estimate, Posterior
 from scalemem.tables import TableError, TooFewRows
 
@@ -33,7 +33,7 @@ class GroupFit:
     agreeing: int
     lack_of_fit: float
     ranges: dict[str, tuple[float, float]]  # of each predictor
-    posterior: Posterior | None
+    posterior: Posterior | Average | None
     warnings: tuple[str, ...] = ()
     correlation: dict[str, dict[str, float]] = field(default_factory=dict)
     interval_by: str = ""
@@ -73,7 +73,7 @@ class Fit:
     def residual(self) -> tuple[float, int]:
         """The objective (under squared error the sum of squares on its scale) and its degrees of freedom, over all groups that could be fitted."""
         done = [g for g in self.groups if g.posterior is not None]
-        p = len(laws.get(self.law).names)
+        p = len(law_of(self.law, self.x).names)
         return sum(g.objective for g in done), sum(g.n_rows - p for g in done)
 
     def table(self, z: float = 0.0) -> pa.Table:
@@ -124,6 +124,8 @@ def _starts(groups: Sequence[GroupFit]) -> dict[str, int]:
 
 def plain(value: Any) -> Any:
     """JSON of a fit: NaN and infinity become null, floats keep nine digits, covariances that are all zero are left out."""
+    if isinstance(value, Average):
+        return plain({"x": value.given[0], "y": value.given[1]})
     if isinstance(value, Posterior):
         covariances = value.covariances if value.covariances.any() else ()
         return plain(vars(value) | {"covariances": covariances})
@@ -150,7 +152,9 @@ def _group(value: Mapping[str, Any]) -> GroupFit:
     parameters = {k: Estimate(_number(e["value"]), _number(e["low"]), _number(e["high"]), e["unit"], e["status"])
                   for k, e in value["parameters"].items()}
     posterior, p = value["posterior"], len(value["parameters"])
-    if posterior is not None:
+    if posterior is not None and "points" not in posterior:
+        posterior = average({k: np.array(v, float) for k, v in posterior["x"].items()}, np.array(posterior["y"], float))
+    elif posterior is not None:
         points = np.array(posterior["points"], float).reshape(-1, p)
         covariances = np.array(posterior["covariances"], float).reshape(-1, p, p) if posterior["covariances"] else np.zeros(
             (len(points), p, p))
@@ -184,9 +188,9 @@ def carry(fits: Sequence[Fit]) -> Fit:
             down, up = max(0.0, *(-v for v in shifts)), max(0.0, *shifts)
             estimates[k] = Estimate(e.value, e.value - math.hypot(e.value - e.low, sigmas * down),
                                     e.value + math.hypot(e.high - e.value, sigmas * up), e.unit, e.status)
-        known = [s.posterior for s in sides if s.posterior is not None]
+        known = [s.posterior for s in sides if isinstance(s.posterior, Posterior)]
         posterior = found.posterior
-        if posterior is not None and len(known) == 3:
+        if isinstance(posterior, Posterior) and len(known) == 3:
             posterior = replace(posterior, points=np.concatenate([q.points for q in known]),
                                 weights=np.concatenate([w * q.weights for w, q in zip(NODE_WEIGHTS, known, strict=True)]),
                                 covariances=np.concatenate([q.covariances for q in known]))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scalemem import laws, tables
+from scalemem import averaging, tables
 from scalemem.fitted import NODE_WEIGHTS, NODES, Fit, GroupFit, carry, plain
 from scalemem.laws import losses
 from scalemem.laws.base import Law
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["NODES", "NODE_WEIGHTS", "Fit", "GroupFit", "carry", "fit", "plain"]
 
 
-def fit(table: pa.Table, law: str | Law, *, y: str, x: Mapping[str, str] | str | None = None, group: Sequence[str] | str = (),
+def fit(table: pa.Table, law: str | Law = "auto", *, y: str, x: Mapping[str, str] | str | None = None, group: Sequence[str] | str = (),
         where: str | np.ndarray | None = None, interval: float = 0.9, replicates: Sequence[str] = (), misfit_sd: float | None = None,
         noise_sd: float | None = None, weights: str | None = None, loss: str = "squared", trials: str | None = None, starts: int = 0,
         bootstrap: int = 0) -> Fit:
@@ -41,7 +41,7 @@ def fit(table: pa.Table, law: str | Law, *, y: str, x: Mapping[str, str] | str |
 
     Args:
       table: (rows,) with the columns named below.
-      law: by name (`laws.describe()` lists them), or a Law.
+      law: by name (`laws.describe()` lists them), a Law, or "auto": an average over laws (`scalemem.averaging`), for any predictors.
       y, x: columns: the quantity, and {predictor: column} (a single column where the law has one predictor), positive.
       group: columns; each combination of their values is fitted apart.
       where: an expression, or (rows,) booleans; the rows that fail it are dropped and counted.
@@ -75,9 +75,11 @@ def fit(table: pa.Table, law: str | Law, *, y: str, x: Mapping[str, str] | str |
     losses: Heritier and Ronchetti 1994.
     """
     chosen = losses.parse(loss)
-    own = laws.get(law)
+    own = averaging.law_of(law, x if isinstance(x, Mapping) else ())
     law = chosen.law(own)
     x, group, replicates = _mapping(law, x), _columns(group), _columns(replicates)
+    if own.name == averaging.AUTO and (noise_sd is not None or misfit_sd is not None or starts or bootstrap or chosen.kind != "squared"):
+        raise TableError("law auto: noise, misfit, loss and search are its own; leave noise_sd, misfit_sd, loss, starts and bootstrap out")
     if not 0 < interval < 1:
         raise TableError(f"interval = {interval!r}: must lie between 0 and 1; write 0.9")
     for name, sd in (("misfit_sd", misfit_sd), ("noise_sd", noise_sd)):
@@ -179,7 +181,9 @@ def _estimate(law: Law, samples: Sequence[Sample], interval: float, noise_sd: fl
     for s in samples:
         try:
             with np.errstate(all="ignore"):
-                if law.shape is None:
+                if law.name == averaging.AUTO:
+                    result = averaging.estimate(law, s, interval)
+                elif law.shape is None:
                     result = least_squares(law, s, interval=interval, noise_sd=noise_sd, misfit_sd=misfit_sd, loss=loss, starts=starts,
                                            bootstrap=bootstrap)
                 else:

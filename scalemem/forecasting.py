@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scalemem import laws, tables
+from scalemem import tables
+from scalemem.averaging import AUTO, Average, law_of
 from scalemem.fitting import Fit, GroupFit, fit, plain
 from scalemem.laws import statistics
 from scalemem.laws.base import Law
@@ -93,7 +94,7 @@ def forecast(fit: Fit, at: Mapping[str, float], *, interval: float | None = None
 
     The predictive distribution of a linear model: Draper and Smith, Applied Regression Analysis, 3rd ed., section 3.1.
     """
-    law, found = laws.get(fit.law), fit.at(group)
+    law, found = law_of(fit.law, fit.x), fit.at(group)
     at = _predictors(fit, law, at)
     interval = fit.interval if interval is None else interval
     if not 0 < interval < 1:
@@ -107,11 +108,12 @@ def forecast(fit: Fit, at: Mapping[str, float], *, interval: float | None = None
     if math.isnan(median):
         lost = ", ".join(k for k, e in found.parameters.items() if e.status.startswith("not identified"))
         notes.append(f"no forecast: it depends on {lost}, which the fitted rows do not identify; add rows there")
-    if found.posterior.misfit_sd == 0 and beyond > 1:
+    if not isinstance(found.posterior, Average) and found.posterior.misfit_sd == 0 and beyond > 1:
         notes.append(f"the interval assumes that the law holds {beyond:.3g} times beyond the fitted rows: no misfit was given or seen")
     if fit.backtest is None:
         notes.append("not back-tested")
-    return Forecast(at, median, low, high, interval, beyond, {law.name: 1.0}, fit.backtest, tuple(notes))
+    weights = found.posterior.shares() if isinstance(found.posterior, Average) else {law.name: 1.0}
+    return Forecast(at, median, low, high, interval, beyond, weights, fit.backtest, tuple(notes))
 
 
 def _predictors(fit: Fit, law: Law, at: Mapping[str, float]) -> dict[str, float]:
@@ -142,6 +144,8 @@ def growth(found: GroupFit, x: Mapping[str, np.ndarray]) -> np.ndarray:
 def predictive(law: Law, found: GroupFit, x: Mapping[str, np.ndarray]) -> Predictive:
     """The predictive distribution of new runs at many points {predictor: values}."""
     assert found.posterior is not None
+    if isinstance(found.posterior, Average):
+        return found.posterior.predict(x)
     return found.posterior.predict(law, x, growth(found, x))
 
 
@@ -157,7 +161,7 @@ class Backtest:
         return plain({"rows": self.rows, "summary": self.summary})
 
 
-def backtest(table: pa.Table, law: str | Law, *, y: str, x: Mapping[str, str] | str | None = None, group: Sequence[str] | str = (),
+def backtest(table: pa.Table, law: str | Law = "auto", *, y: str, x: Mapping[str, str] | str | None = None, group: Sequence[str] | str = (),
              holdout: str | np.ndarray | None = None, split: str | None = None, where: str | np.ndarray | None = None,
              **options: Any) -> Backtest:
     """Fits a law on some rows and forecasts the others, group by group.
@@ -191,7 +195,7 @@ def backtest(table: pa.Table, law: str | Law, *, y: str, x: Mapping[str, str] | 
 
     The scores: Gneiting and Raftery 2007, JASA 102:359; back-tests of scaling laws: Alabdulmohsin et al. 2022, arXiv 2209.06640.
     """
-    law = laws.get(law)
+    law = law_of(law, x if isinstance(x, Mapping) else ())
     if (holdout is None) == (split is None):
         raise TableError("back-test: must have one of holdout and split; give an expression or a column of 1 (fit) and 0 (held out)")
     inside = where if isinstance(where, np.ndarray) else tables.mask(table, where)
@@ -201,7 +205,7 @@ def backtest(table: pa.Table, law: str | Law, *, y: str, x: Mapping[str, str] | 
     names = [group] if isinstance(group, str) else list(group)
     began = time.perf_counter()
     try:
-        found = fit(table, law, y=y, x=x, group=names, where=inside & ~out, **options)
+        found = fit(table, law.name if law.name == AUTO else law, y=y, x=x, group=names, where=inside & ~out, **options)
     except TooFewRows as error:
         found = error
     held = tables.groups(table, names, inside & out)
@@ -257,7 +261,7 @@ def with_backtest(found: Fit, table: pa.Table, where: np.ndarray | None = None, 
     `where` is the mask of the fitted rows if the fit's own filter does not give it; `options` are those that `fit` was given. Where
     nothing can be held out the back-test holds the reason.
     """
-    law, inside = laws.get(found.law), tables.mask(table, found.where) if where is None else where
+    law, inside = law_of(found.law, found.x), tables.mask(table, found.where) if where is None else where
     if not found.x:
         return replace(found, backtest={"reason": f"law {law.name} has no predictor to hold out"})
     out, factors = np.zeros(table.num_rows, bool), []
@@ -267,7 +271,7 @@ def with_backtest(found: Fit, table: pa.Table, where: np.ndarray | None = None, 
         out[rows[values == values.max()]] = True
         rest = values[values < values.max()]
         factors.append(float(values.max() / rest.max()) if len(rest) else math.nan)
-    result = backtest(table, law, y=found.y, x=found.x, group=found.group, holdout=out, where=inside, **options)
+    result = backtest(table, law.name if law.name == AUTO else law, y=found.y, x=found.x, group=found.group, holdout=out, where=inside, **options)
     reasons = [r["reason"] for r in result.rows if "reason" in r]
     furthest = max((f for f in factors if math.isfinite(f)), default=math.nan)
     extra = {"held_out": "largest predictor value of each group", "extrapolation": furthest}
@@ -300,7 +304,7 @@ def coverage(found: Fit, table: pa.Table, rows: np.ndarray) -> Measured:
 
     Clopper and Pearson 1934, Biometrika 26:404.
     """
-    law, hits, n, left, curves = laws.get(found.law), 0, 0, 0, []
+    law, hits, n, left, curves = law_of(found.law, found.x), 0, 0, 0, []
     for key, picked in tables.groups(table, found.group, rows):
         fitted, mask = next((g for g in found.groups if g.key == key), None), np.zeros(table.num_rows, bool)
         mask[picked] = True

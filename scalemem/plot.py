@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scalemem import laws
+from scalemem.averaging import law_of
 from scalemem.fitting import Fit
 from scalemem.forecasting import predictive
 
@@ -106,7 +106,7 @@ def law(ax: Axes, fit: Fit, x: str, lo: float, hi: float, group: Any = None, at:
         return ax
     grid = np.geomspace(lo * x_unit, hi * x_unit, 200)
     at_points = {k: np.full(200, v) for k, v in (at or {}).items()} | {x: grid}
-    spread = predictive(laws.get(fit.law), found, at_points)
+    spread = predictive(law_of(fit.law, fit.x), found, at_points)
     low, mid, high = (np.asarray(spread.quantile(q)) for q in ((1 - interval) / 2, 0.5, (1 + interval) / 2))
     inside = (grid >= found.ranges[x][0] * 0.999) & (grid <= found.ranges[x][1] * 1.001)
     grid = grid / x_unit

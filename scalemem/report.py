@@ -13,7 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from scalemem import laws, tables
+from scalemem import tables
+from scalemem.averaging import law_of
 from scalemem.fitting import Fit, plain
 from scalemem.laws import refit
 from scalemem.tables import TableError
@@ -69,7 +70,7 @@ def report(found: Fit, table: Mapping[str, Any]) -> dict[str, Any]:
     >>> r["form"]["formula"], r["counting"]["how parameters (N) were counted"]
     ('y = a x^b', 'not stated by the table')
     """
-    law, said = laws.get(found.law), dict(table.get("notes") or {})
+    law, said = law_of(found.law, found.x), dict(table.get("notes") or {})
     kind = found.loss.partition(":")[0]
     kind = law.scale if kind == "squared" else kind
     made = sorted({g.interval_by for g in found.groups if g.interval_by}) or ["not stated by the fit"]

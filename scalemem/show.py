@@ -109,10 +109,10 @@ def rows(console: Console, table: dict[str, Any]) -> None:
 
 def fits(console: Console, found: dict[str, Any]) -> None:
     """Each fit: its law and parameters with their intervals."""
-    from scalemem import laws
+    from scalemem.averaging import law_of
 
     for name, fit in found.items():
-        console.print(f"[bold]fit {name}[/]: {laws.get(fit['law']).formula}  ({fit['n_rows']} rows, {fit['interval']:.0%} intervals)")
+        console.print(f"[bold]fit {name}[/]: {law_of(fit['law'], fit['x']).formula}  ({fit['n_rows']} rows, {fit['interval']:.0%} intervals)")
         for group in fit["groups"]:
             key = ", ".join(f"{k} {number(v)}" for k, v in group["key"].items())
             values = "; ".join(_estimate(k, e) for k, e in group["parameters"].items())

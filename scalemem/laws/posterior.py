@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -64,13 +65,13 @@ class Posterior:
 
 @dataclass(frozen=True)
 class Predictive:
-    """A mixture of Student t distributions on a law's scale at m points: weights (K,), mean and sd (K, m)."""
+    """A mixture of Student t distributions on a law's scale at m points: weights (K,), mean and sd (K, m), dof one number or (K, 1)."""
 
     law: Law
     weights: np.ndarray
     mean: np.ndarray
     sd: np.ndarray
-    dof: float
+    dof: float | np.ndarray
 
     def cdf(self, y: np.ndarray) -> np.ndarray:
         """P(new y <= y)."""
@@ -96,11 +97,11 @@ class Predictive:
         from scipy.special import gammaln, logsumexp
         y = np.asarray(y, float)
         z = (self.law.on_scale(y) - self.mean) / self.sd
-        if math.isinf(self.dof):
+        if np.isinf(self.dof).all():
             each = -z * z / 2 - 0.5 * math.log(2 * math.pi)
         else:
             half = self.dof / 2
-            each = -(half + 0.5) * np.log1p(z * z / self.dof) + gammaln(half + 0.5) - gammaln(half) - 0.5 * math.log(self.dof * math.pi)
+            each = -(half + 0.5) * np.log1p(z * z / self.dof) + gammaln(half + 0.5) - gammaln(half) - 0.5 * np.log(self.dof * math.pi)
         density = np.asarray(logsumexp(each - np.log(self.sd) + np.log(self.weights)[:, None], axis=0))
         return density - np.log(y) if self.law.scale == "log" else density
 
@@ -111,7 +112,7 @@ class Result:
     and what the loss estimated beside the law."""
 
     estimates: dict[str, Estimate]
-    posterior: Posterior
+    posterior: Any
     objective: float
     tried: int
     agreeing: int

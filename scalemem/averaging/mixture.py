@@ -1,0 +1,190 @@
+"""The average itself: weights of all curves and misfits given the rows, and the mixture that they predict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from scalemem.averaging.rows import Rows
+from scalemem.averaging.settings import SETTINGS, Settings
+from scalemem.averaging.shapes import Family, build, families, normals
+from scalemem.averaging.weighing import Block, weigh
+from scalemem.laws.base import Law
+from scalemem.laws.posterior import Predictive
+
+KEPT, MASS = 400, 0.999  # components that are kept: the heaviest, until they hold this much
+
+
+def _scale(low: float) -> Law:
+    """Predictions are mixtures on y itself; the law only says so, and keeps positive what was positive."""
+    return Law(name="auto", formula="an average over families of curves", function=lambda x, p: x["1"], predictors=(), parameters=(),
+               scale="linear", limits=(low, math.inf))
+
+
+_ANY, _POSITIVE = _scale(-math.inf), _scale(0.0)
+
+
+@dataclass(frozen=True)
+class Average:
+    """Given x and y, and weighted components (K): family, member, misfit, coefficients (K, q), covariances (K, q, q), noise variance,
+    degrees of freedom."""
+
+    given: tuple[Mapping[str, np.ndarray], np.ndarray]
+    rows: Rows
+    settings: Settings
+    families: tuple[Family, ...]
+    weights: np.ndarray
+    family: np.ndarray
+    member: np.ndarray
+    misfit: np.ndarray
+    beta: np.ndarray
+    covariance: np.ndarray
+    noise: np.ndarray
+    dof: np.ndarray
+
+    def correlation(self, names: tuple[str, ...]) -> dict[str, dict[str, float]]:
+        """None: what is reported are not the parameters of one law."""
+        return {}
+
+    def shares(self) -> dict[str, float]:
+        """The weight of each family, the heaviest first; none below a thousandth."""
+        each = np.bincount(self.family, self.weights, len(self.families))
+        return {self.families[i].name: float(each[i]) for i in np.argsort(-each, kind="stable") if each[i] >= 1e-3}
+
+    def curves(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Each component at points z (m, d), its change beyond the frontier damped: mean and variance of the curve, (K, m)."""
+        mean, variance = np.zeros((len(self.weights), len(z))), np.zeros((len(self.weights), len(z)))
+        damping = np.array([0.0 if self.rows.rising else m.damping for m in self.rows.misfits(self.settings)])[self.misfit]
+        for i, f in enumerate(self.families):
+            at = np.flatnonzero(self.family == i)
+            if not len(at):
+                continue
+            picked, index = np.unique(self.member[at], return_inverse=True)
+            near = build(f.name, f.points[picked], self.rows.far, self.settings)
+            h = np.moveaxis(near.columns(z)[..., index], -1, 0)  # (K, q, m)
+            if damping[at].any():
+                frontier = np.moveaxis(near.columns(np.minimum(z, 0.0))[..., index], -1, 0)
+                h = h - damping[at][:, None, None] * (h - frontier)
+            q = h.shape[1]
+            mean[at] = np.einsum("kqm,kq->km", h, self.beta[at, :q])
+            variance[at] = np.einsum("kqm,kqp,kpm->km", h, self.covariance[at, :q, :q], h)
+        return mean, np.maximum(variance, 0.0)
+
+    def predict(self, x: Mapping[str, np.ndarray]) -> Predictive:
+        """The distribution of a new run's y at m points {predictor: (m,)}: curve + misfit + noise."""
+        z = self.rows.below(x)
+        mean, variance = self.curves(z)
+        growth = np.stack([m.beyond(z, self.settings.forward) for m in self.rows.misfits(self.settings)])[self.misfit]
+        size = mean if self.rows.relative else self.rows.level
+        sd = np.sqrt(variance + self.noise[:, None] * size**2 * (1 + growth))
+        return Predictive(_POSITIVE if self.rows.relative else _ANY, self.weights, mean, np.maximum(sd, 1e-12 * self.rows.level),
+                          self.dof[:, None])
+
+    def asymptote(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Weights, means and variances of the asymptote over the components that have one; the weights need not sum to 1."""
+        found = []
+        for k, (i, m) in enumerate(zip(self.family, self.member, strict=True)):
+            share = self.families[i].share
+            if share is not None:
+                g = np.concatenate([[1.0], -share[m]])
+                found.append((self.weights[k], g @ self.beta[k, :len(g)], g @ self.covariance[k, :len(g), :len(g)] @ g))
+        weights, means, variances = np.array(found).reshape(-1, 3).T
+        return weights, means, variances
+
+
+def average(x: Mapping[str, np.ndarray], y: np.ndarray, settings: Settings = SETTINGS) -> Average:
+    """Weighs every curve of every family under every misfit by its evidence; shares of families are then shrunk towards their priors.
+
+    A second set of members is drawn, for each family, from a normal distribution about where the weight of the first set lies, and both
+    are weighed by prior over mixture of prior and normal, so that sharp evidence is resolved without a prior that knows it.
+
+    Args:
+      x: {predictor: (n,)}, positive. y: (n,), finite. At least two rows with different x.
+      settings: priors.
+    Returns:
+      the average. Rows in another order give the same; so does another unit of x or y, up to rounding.
+
+    >>> n = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
+    >>> found = average({"n": n}, 2 + 3 * n**-0.5)
+    >>> abs(float(found.predict({"n": np.array([64.0])}).quantile(0.5)[0]) - 2.375) < 0.03
+    True
+
+    Bayesian model averaging: Hoeting et al. 1999, Statistical Science 14:382; mixture weights of samples: Owen and Zhou 2000, JASA 95:135
+    (both from memory, unverified). The misfit and the priors are ours.
+    """
+    rows = Rows.of(x, y)
+    known = families(rows.far, settings, rows.rising)
+    priors = [np.full(f.members, -math.log(f.members)) for f in known]
+    blocks = weigh(rows, settings, known, range(len(known)), [0] * len(known))
+    found = _combine(rows, settings, priors, blocks, known)
+    added, first = {}, {}
+    for i, f in enumerate(known):
+        mine = found.family == i
+        extra, priors[i] = _zoom(f, np.bincount(found.member[mine], found.weights[mine], f.members), settings.zoom)
+        if len(extra):
+            added[i], first[i] = build(f.name, extra, rows.far, settings), f.members
+            known[i] = build(f.name, np.concatenate([f.points, extra]), rows.far, settings)
+    blocks += weigh(rows, settings, list(added.values()), list(added), list(first.values()))
+    found = _combine(rows, settings, priors, blocks, known)
+    order = np.argsort(-found.weights, kind="stable")
+    order = order[:min(int(np.searchsorted(np.cumsum(found.weights[order]), MASS)) + 1, KEPT)]
+    order = order[found.weights[order] > 0]
+    widest = max(b.linear.beta.shape[-1] for b in blocks)
+
+    def gather(each: list[np.ndarray]) -> np.ndarray:
+        """One field of all components, coefficients padded to the widest family."""
+        flat = [v.reshape(-1, *v.shape[2:]) for v in each]
+        return np.concatenate([np.pad(v, [(0, 0), *((0, widest - g) for g in v.shape[1:])]) for v in flat])[order]
+
+    linear = [b.linear for b in blocks]
+    return Average((x, y), rows, settings, tuple(known), found.weights[order] / found.weights[order].sum(), found.family[order],
+                   found.member[order], found.misfit[order], gather([v.beta for v in linear]), gather([v.covariance for v in linear]),
+                   gather([v.noise for v in linear]), gather([np.full(v.noise.shape, v.dof) for v in linear]))
+
+
+def _zoom(f: Family, weights: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """More points (k, p) where the weights (m,) lie, and the log prior mass of all m + k: prior / (m prior + k normal) at each."""
+    (m, p), total = f.points.shape, weights.sum()
+    k = round(share * m)
+    if not p or not k or not total > 1e-4:
+        return np.zeros((0, p)), np.full(m, -math.log(m))
+    centre = weights @ f.points / total
+    off = f.points - centre
+    spread = 1.3**2 * (off * weights[:, None]).T @ off / total + m ** (-2 / p) * np.eye(p)
+    root = np.linalg.cholesky(spread)
+    extra = centre + normals(k, p) @ root.T
+    whole = np.concatenate([f.points, extra])
+    inner = np.linalg.solve(root, (whole - centre).T)
+    gain = 0.5 * np.sum(whole**2, axis=1) - 0.5 * np.sum(inner**2, axis=0) - np.log(np.diag(root)).sum()  # log of normal over prior
+    return extra, -np.logaddexp(math.log(m), math.log(k) + gain)
+
+
+class _Weighed(NamedTuple):
+    """Weights of all components of all blocks, and each one's family, member and misfit."""
+
+    weights: np.ndarray
+    family: np.ndarray
+    member: np.ndarray
+    misfit: np.ndarray
+
+
+def _combine(rows: Rows, s: Settings, priors: list[np.ndarray], blocks: list[Block], known: list[Family]) -> _Weighed:
+    share = np.array([rows.families(s)[f.name] for f in known])
+    share = share / share.sum()
+    misfits = np.log([m.prior for m in rows.misfits(s)])
+    start, mass = np.cumsum([0, *(len(p) for p in priors)]), np.concatenate(priors)
+    logs = np.concatenate([(b.linear.log_evidence + (mass[start[b.family] + b.member] + np.log(share)[b.family]) + misfits[:, None]).ravel()
+                           for b in blocks])
+    family, member = (np.concatenate([np.tile(of, len(misfits)) for of in each])
+                      for each in ([b.family for b in blocks], [b.member for b in blocks]))
+    misfit = np.concatenate([np.repeat(np.arange(len(misfits)), len(b.family)) for b in blocks])
+    weights = np.exp(logs - logs.max())
+    weights /= weights.sum()
+    shares = np.bincount(family, weights, len(known))
+    alive = shares > 1e-13
+    wanted = (1 - s.shrinkage) * shares + s.shrinkage * np.where(alive, share, 0.0) / share[alive].sum()
+    return _Weighed(weights * np.where(alive, wanted / np.where(alive, shares, 1.0), 0.0)[family], family, member, misfit)

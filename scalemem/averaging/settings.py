@@ -1,0 +1,65 @@
+"""Priors of the average, and how they were chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from scalemem.averaging.misfit import Misfit
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Prior weights of families and misfits; (median, log spread) of exponents, (low, high) of widths; the noise prior.
+
+    `falling`, `rising` and `several` are the families' weights for one predictor and y that falls or rises with it, and for several.
+    `noise_sd` counts for `noise_dof` degrees of freedom. `forward` slows the misfit beyond the frontier, `shrinkage` moves the share of
+    each family towards its prior, `zoom` is how many members, of those of the prior, are added where the weight lies.
+    """
+
+    falling: Mapping[str, float]
+    rising: Mapping[str, float]
+    several: Mapping[str, float]
+    one: tuple[Misfit, ...]
+    many: tuple[Misfit, ...]
+    power: tuple[float, float]
+    growth: tuple[float, float]
+    floor: tuple[float, float]
+    plateau: tuple[float, float]
+    plateau_width: tuple[float, float]
+    broken: tuple[float, float]
+    broken_width: tuple[float, float]
+    latest_break: float
+    noise_sd: float
+    noise_dof: float
+    forward: float
+    shrinkage: float
+    exponential: tuple[float, float] = (0.2, 12.0)
+    turn_exponent: tuple[float, float] = (0.1, 1.5)
+    turn_share: tuple[float, float] = (0.01, 2.0)
+    sum: tuple[float, float] = (0.35, 0.35)
+    highest: float = 4.0
+    zoom: float = 0.6
+    members: Mapping[str, int] = field(default_factory=lambda: {
+        "power": 50, "growth": 40, "power_floor": 100, "offset": 50, "plateau": 200, "broken": 400, "exponential": 50, "turn": 120,
+        "product": 200, "sum": 250, "shared": 60})
+
+
+SETTINGS = Settings(
+    falling={"constant": 0.15, "power": 0.1, "growth": 0.011, "log_linear": 0.014, "power_floor": 0.099,
+             "exponential": 0.0019, "plateau": 0.043, "broken": 0.58, "turn": 0.0014},
+    rising={"constant": 0.03, "growth": 0.4, "log_linear": 0.1, "offset": 0.3, "power_floor": 0.04,
+            "exponential": 0.01, "plateau": 0.04, "broken": 0.07, "turn": 0.01},
+    several={"constant": 0.01, "product": 0.09, "sum": 0.5,
+             "shared": 0.4},
+    one=(
+        Misfit("walk", 0.0, 0.064), Misfit("drift", 1.0, 0.32), Misfit("drift", 10.0, 0.21, 0.024), Misfit("drift", 100.0, 0.14, 0.094),
+        Misfit("drift", 1000.0, 0.087, 0.21), Misfit("drift", 10000.0, 0.057, 0.38), Misfit("walk", 1.0, 0.00086, 0.27),
+        Misfit("walk", 10.0, 0.0019, 0.41), Misfit("walk", 100.0, 0.0043, 0.55), Misfit("walk", 1000.0, 0.0097, 0.69),
+        Misfit("memory", 1.0, 0.036, 0.21, 0.6), Misfit("memory", 10.0, 0.036, 0.21, 0.6), Misfit("memory", 100.0, 0.036, 0.21, 0.6),),
+    many=(
+        Misfit("walk", 1.0, 0.4), Misfit("memory", 5.0, 0.3, 0.0, 0.5), Misfit("memory", 5.0, 0.3),),
+    power=(1.3, 1.1), growth=(0.25, 1.0), floor=(1.5, 2.2), plateau=(2.2, 1.4), plateau_width=(0.48, 0.18),
+    broken=(0.57, 1.3), broken_width=(0.13, 1.7), latest_break=0.69, noise_sd=0.0027, noise_dof=0.36,
+    forward=0.89, shrinkage=0.21,
+)
