@@ -10,8 +10,8 @@ from typing import NoReturn
 EPILOG = """examples:
   scalemem study capacity                       sweep, fit, forecast, verdicts and a figure, in about 6 minutes on 2 cores
   scalemem plan capacity --scale hour           what that would cost, before anything is spent
-  scalemem fit runs.csv --law power --y loss --x x=n_params --out fit.json
-  scalemem forecast fit.json --at x=7e9 --interval 0.9
+  scalemem fit runs.csv --y loss --x n_params --out fit.json
+  scalemem forecast fit.json --at n_params=7e9 --interval 0.9 --figure forecast.png
   scalemem fit runs.csv --law chinchilla --y loss --x n_params=N --x n_tokens=D --derive "D=flop / (6 * N)" --out law.json --report law.md
   scalemem allocate law.json --budget 1e22      the size and the tokens to spend it on
 """
@@ -62,11 +62,17 @@ def parser(laws: str = "") -> argparse.ArgumentParser:
 
     def fitting(sub: argparse.ArgumentParser) -> None:
         sub.formatter_class, sub.epilog = argparse.RawDescriptionHelpFormatter, laws
-        sub.add_argument("--law", required=True, help="a law by name, from the list below")
+        sub.add_argument("--law", default="auto", help="auto (default): an average over laws, for any predictors; or a law from the list below")
         sub.add_argument("--y", required=True, metavar="COLUMN", help="the column that is fitted")
-        sub.add_argument("--x", action="append", default=[], metavar="NAME=COLUMN", help="a predictor of the law and its column; repeat")
+        sub.add_argument("--x", action="append", default=[], metavar="NAME=COLUMN",
+                         help="a predictor of the law and its column; COLUMN alone is a predictor of that name, or the law's only one; repeat")
         sub.add_argument("--group", default="", metavar="A,B", help="fit each combination of these columns apart")
         preparing(sub)
+        sub.add_argument("--loss", default="squared", metavar="TEXT",
+                         help="squared (default, on the law's scale), log, linear, huber:DELTA, huber, asymmetric:T, binomial or beta_binomial")
+        sub.add_argument("--trials", metavar="COLUMN", help="of counts (binomial, beta_binomial): out of how many; the law gives the probability")
+        sub.add_argument("--starts", type=int, default=0, metavar="N", help="random starts besides the law's own")
+        sub.add_argument("--bootstrap", type=int, default=0, metavar="N", help="intervals from refits to N resamples of the rows")
         sub.add_argument("--interval", type=float, default=0.9, help="probability of the intervals (default 0.9)")
 
     s = command("study", "run, fit, draw and judge one study", ("NAME", "a study; `scalemem studies` lists them"))
@@ -84,7 +90,8 @@ def parser(laws: str = "") -> argparse.ArgumentParser:
     s.add_argument("--note", action="append", default=[], metavar="KEY=TEXT",
                    help="what no table says, for the report: n, d, c (how each was counted), exclusions, or a name of your own; repeat")
     s = command("forecast", "forecast from a fit, with its interval and how far it extrapolates", ("FIT", "what `scalemem fit --out` wrote"))
-    s.add_argument("--at", action="append", default=[], metavar="NAME=VALUE", help="a predictor's value; repeat")
+    s.add_argument("--at", action="append", default=[], metavar="NAME=VALUE",
+                   help="a predictor's value; repeat for each predictor, and for one of them to ask for several points")
     s.add_argument("--group", metavar="COLUMN=VALUE", action="append", default=[], help="which group of the fit; repeat")
     s.add_argument("--interval", type=float, help="probability of the interval (default: the fit's)")
     s = command("backtest", "how a law forecasts rows that were held out", ("SOURCE", "a store, .csv, .csv.gz or .parquet"))
@@ -119,7 +126,8 @@ def _laws() -> str:
 
     every = laws.describe()
     name, predictors = (max(len(law[k]) for law in every) for k in ("name", "predictors"))
-    rows = [f"  {law['name']:<{name}}  {law['predictors']:<{predictors}}  {law['formula']}" for law in every]
+    rows = [f"  {law['name']:<{name}}  {law['predictors']:<{predictors}}  {law['formula']}" for law in
+            [{"name": "auto", "predictors": "any", "formula": "an average over laws, each weighed by its evidence"}, *every]]
     return "\n".join(["laws, the predictors that --x NAME=COLUMN gives columns to, and the formula:", *rows])
 
 

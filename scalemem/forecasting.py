@@ -22,7 +22,7 @@ import numpy as np
 from scalemem import tables
 from scalemem.averaging import AUTO, Average, law_of
 from scalemem.fitting import Fit, GroupFit, fit, plain
-from scalemem.laws import statistics
+from scalemem.laws import losses, statistics
 from scalemem.laws.base import Law
 from scalemem.laws.posterior import Predictive
 from scalemem.laws.statistics import Measured
@@ -123,7 +123,7 @@ def _predictors(fit: Fit, law: Law, at: Mapping[str, float]) -> dict[str, float]
         raise TableError(f"at = {dict(at)}: must give a value for each of {', '.join(law.predictors) or 'no predictors'}; "
                          "write NAME=VALUE for each")
     for k, v in named.items():
-        if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 < v < 1e300:
+        if isinstance(v, bool) or not isinstance(v, (int, float)) or not (0 < v < 1e300 or (v == 0 and k in law.zero)):
             raise TableError(f"at {k} = {v!r}: must be a positive finite number; write {k}=VALUE")
     return {k: float(named[k]) for k in law.predictors}
 
@@ -171,6 +171,8 @@ def backtest(table: pa.Table, law: str | Law = "auto", *, y: str, x: Mapping[str
         rmse_log^2 = mean (log m_i - log y_i)^2,  bias_log = mean (log m_i - log y_i),  log_likelihood = mean log p(y_i)  (nats),
         coverage(level) = share of |F(y_i) - 1/2| <= level / 2,  msce = mean over levels of (coverage - level)^2.
 
+    Of counts the forecast is a probability: m_i and F are compared with y_i / trials_i, p is of the count.
+
     Args:
       table: (rows,) with the columns named below.
       law: by name, or a Law.
@@ -179,7 +181,7 @@ def backtest(table: pa.Table, law: str | Law = "auto", *, y: str, x: Mapping[str
       holdout: an expression, or (rows,) booleans: rows for which it is true are held out; or
       split: a column: 0 = held out, any other number = fit.
       where: an expression, or (rows,) booleans: the others take no part.
-      options: of `fit`: interval, replicates, misfit_sd, noise_sd, weights.
+      options: of `fit`: interval, loss, trials, replicates, misfit_sd, noise_sd, weights, starts, bootstrap.
     Returns:
       rows `{group, law, n_fit, n_test, rmse_log, bias_log, log_likelihood, coverage, seconds}`, and a summary: errors are means over
       groups, coverage over all held-out rows. A group that cannot be fitted or has no held-out rows has NaN and a `reason`, and does not
@@ -210,7 +212,7 @@ def backtest(table: pa.Table, law: str | Law = "auto", *, y: str, x: Mapping[str
         found = error
     held = tables.groups(table, names, inside & out)
     seconds = (time.perf_counter() - began) / len(held)
-    rows = [_row(table, law, key, found, test, y, seconds) for key, test in held]
+    rows = [_row(table, law, key, found, test, seconds) for key, test in held]
     return Backtest(tuple(rows), _summary(rows))
 
 
@@ -222,7 +224,7 @@ def _held_out(table: pa.Table, holdout: str | np.ndarray | None, split: str | No
     return out
 
 
-def _row(table: pa.Table, law: Law, key: dict[str, Any], found: Fit | TooFewRows, test: np.ndarray, y: str,
+def _row(table: pa.Table, law: Law, key: dict[str, Any], found: Fit | TooFewRows, test: np.ndarray,
          seconds: float) -> dict[str, Any]:
     began, asked = time.perf_counter(), np.zeros(table.num_rows, bool)
     asked[test] = True
@@ -233,16 +235,26 @@ def _row(table: pa.Table, law: Law, key: dict[str, Any], found: Fit | TooFewRows
         return row | {"reason": str(found) if isinstance(found, TooFewRows) else "no rows to fit in this group"}
     if fitted.posterior is None:
         return row | {"reason": "; ".join(fitted.warnings)}
-    actual = tables.column(table, y, keep=asked, above=law.floor)
-    spread = predictive(law, fitted, {k: tables.column(table, c, keep=asked, above=0.0) for k, c in found.x.items()})
+    spread, actual, trials = _actual(found, law, fitted, table, asked)
     median, level = spread.quantile(0.5), spread.cdf(actual)
     if np.isnan(median).any():
         return row | {"reason": "; ".join(fitted.warnings)}
     error = np.log(median / actual) if min(actual.min(), median.min()) > 0 else np.array(math.nan)
     return row | {"rmse_log": float(np.sqrt(np.mean(error**2))), "bias_log": float(np.mean(error)),
-                  "log_likelihood": float(np.mean(spread.log_density(actual))),
+                  "log_likelihood": float(np.mean(spread.log_density(actual) - np.log(trials))),
                   "coverage": {str(v): float(np.mean(np.abs(level - 0.5) <= v / 2)) for v in LEVELS},
                   "seconds": seconds + time.perf_counter() - began}
+
+
+def _actual(found: Fit, law: Law, fitted: GroupFit, table: pa.Table, rows: np.ndarray) -> tuple[Predictive, np.ndarray, np.ndarray]:
+    """The forecast of rows (a mask), what they are compared with, y or the share of the trials, and the trials (1 where nothing is counted)."""
+    x = {k: tables.column(table, c, keep=rows, above=-1e-99 if k in law.zero else 0.0) for k, c in found.x.items()}
+    spread, y = predictive(law, fitted, x), tables.column(table, found.y, keep=rows, above=losses.parse(found.loss).law(law).floor)
+    if found.trials is None:
+        return spread, y, np.ones(len(y))
+    trials = tables.column(table, found.trials, keep=rows, above=0.0)
+    share = np.clip(spread.mean, 0.0, 1.0)
+    return replace(spread, sd=np.hypot(spread.sd, np.sqrt(share * (1 - share) / trials))), y / trials, trials
 
 
 def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -258,9 +270,10 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def with_backtest(found: Fit, table: pa.Table, where: np.ndarray | None = None, **options: Any) -> Fit:
     """The fit with a back-test on its own rows: in each group the rows of the largest value of the widest predictor are held out.
 
-    `where` is the mask of the fitted rows if the fit's own filter does not give it; `options` are those that `fit` was given. Where
-    nothing can be held out the back-test holds the reason.
+    `where` is the mask of the fitted rows if the fit's own filter does not give it; `options` are those that `fit` was given, beside the
+    loss and its trials, which the fit knows. Where nothing can be held out the back-test holds the reason.
     """
+    options = {"loss": found.loss, "trials": found.trials} | options
     law, inside = law_of(found.law, found.x), tables.mask(table, found.where) if where is None else where
     if not found.x:
         return replace(found, backtest={"reason": f"law {law.name} has no predictor to hold out"})
@@ -311,8 +324,8 @@ def coverage(found: Fit, table: pa.Table, rows: np.ndarray) -> Measured:
         if fitted is None or fitted.posterior is None:
             left += len(picked)
             continue
-        spread = predictive(law, fitted, {k: tables.column(table, c, keep=mask, above=0.0) for k, c in found.x.items()})
-        level = spread.cdf(tables.column(table, found.y, keep=mask, above=law.floor))
+        spread, actual, _ = _actual(found, law, fitted, table, mask)
+        level = spread.cdf(actual)
         inside = np.abs(level[known := np.isfinite(level)] - 0.5) <= found.interval / 2
         hits, n, left = hits + int(inside.sum()), n + len(inside), left + int(np.sum(~known))
         curves += [bool(inside.all())] * bool(known.any())

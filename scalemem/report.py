@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from scalemem import tables
-from scalemem.averaging import law_of
+from scalemem.averaging import AUTO, law_of
 from scalemem.fitting import Fit, plain
 from scalemem.laws import refit
+from scalemem.laws.base import Law
 from scalemem.tables import TableError
 
 NOT_STATED = "not stated by the table"
@@ -34,6 +35,7 @@ SEARCH = {"optimizer": "Levenberg-Marquardt steps with exact slopes, float64, fr
           "stopping": f"a step that promises less than 1e-14 of the objective, or {refit.MOST} steps"}
 INTEGRATED = {"optimizer": "none: the parameter with a prior is integrated out, the linear ones in closed form (scalemem.laws.quadrature)",
               "stopping": "not applicable"}
+AVERAGED = "no search: {tried} curves weighed by their evidence, {kept} of them kept (scalemem.averaging)"
 
 
 def notes(given: Mapping[str, str]) -> dict[str, str]:
@@ -75,7 +77,6 @@ def report(found: Fit, table: Mapping[str, Any]) -> dict[str, Any]:
     kind = law.scale if kind == "squared" else kind
     made = sorted({g.interval_by for g in found.groups if g.interval_by}) or ["not stated by the fit"]
     groups = [{"group": tables.key_text(g.key), **plain(g)} for g in found.groups]
-    starts = ", ".join(f"{p.name} in {list(p.starts)}" for p in law.parameters if p.starts) or "chosen from the data"
     return plain({
         "form": {"law": law.name, "formula": law.formula, "y": found.y, "predictors": dict(found.x), "parameters": list(law.names),
                  "as the predictors grow": law.asymptote or "not stated by the law",
@@ -94,8 +95,7 @@ def report(found: Fit, table: Mapping[str, Any]) -> dict[str, Any]:
         "loss": {"name": found.loss, "minimised": LOSSES.get(kind, found.loss), "column of trials": found.trials,
                  "at the optimum": sum(g.objective for g in found.groups if g.posterior is not None),
                  "estimated with the law": {g["group"] or "all rows": g["nuisance"] for g in groups if g["nuisance"]} or "nothing"},
-        "search": {**(INTEGRATED if law.shape is not None else SEARCH), "starts": starts,
-                   "tried": sum(g.tried for g in found.groups), "agreeing": sum(g.agreeing for g in found.groups)},
+        "search": _search(found, law),
         "parameters": [{"group": g["group"], "parameter": k, **e} for g in groups for k, e in g["parameters"].items()],
         "bounds hit": [f"{g['group']}: {e['status']}".removeprefix(": ") for g in groups for e in g["parameters"].values()
                        if e["status"].startswith("on bound")],
@@ -107,6 +107,14 @@ def report(found: Fit, table: Mapping[str, Any]) -> dict[str, Any]:
         "software": {name: metadata.version(name) if name != "scalemem" else __import__("scalemem").__version__ for name in SOFTWARE}
         | {"python": platform.python_version()},
     })
+
+
+def _search(found: Fit, law: Law) -> dict[str, Any]:
+    tried, agreeing = sum(g.tried for g in found.groups), sum(g.agreeing for g in found.groups)
+    if law.name == AUTO:
+        return {"optimizer": AVERAGED.format(tried=tried, kept=agreeing), "stopping": "not applicable", "starts": "none"}
+    starts = ", ".join(f"{p.name} in {list(p.starts)}" for p in law.parameters if p.starts) or "chosen from the data"
+    return {**(INTEGRATED if law.shape is not None else SEARCH), "starts": starts, "tried": tried, "agreeing": agreeing}
 
 
 def text(content: Mapping[str, Any], suffix: str) -> str:

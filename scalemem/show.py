@@ -143,13 +143,38 @@ def result(console: Console, body: dict[str, Any]) -> None:
 
 
 def forecast(console: Console, f: dict[str, Any]) -> None:
-    """One line: the forecast, its interval, how far it extrapolates."""
+    """The forecast, its interval and how far it extrapolates in one line; the weights of its laws and its warnings below."""
     label = f.get("label") or ", ".join(f"{k} = {number(v)}" for k, v in f["at"].items())
     unit = f" {f['unit']}" if f.get("unit") else ""
     console.print(f"[bold]forecast[/] {escape(label)}: {number(f['median'])}{unit}  {f['interval']:.0%} interval [{number(f['low'])}, "
                   f"{number(f['high'])}]  extrapolation={f['extrapolation_text']}", soft_wrap=True, highlight=False)
+    if len(f["laws"]) > 1:
+        console.print(f"  laws: {weights(f['laws'])}", soft_wrap=True, highlight=False)
     for text in f["warnings"]:
         console.print(f"  [yellow]{escape(text)}[/]", soft_wrap=True)
+
+
+def weights(laws: dict[str, float], least: float = 0.01) -> str:
+    """The weights of laws, the heaviest first; those below `least` are left out.
+
+    >>> weights({"growth": 0.7, "offset": 0.296, "power": 0.004})
+    'growth 70 %, offset 30 %'
+    """
+    return ", ".join(f"{k} {v:.0%}".replace("%", " %") for k, v in sorted(laws.items(), key=lambda kv: -kv[1]) if v >= least)
+
+
+def validation(b: dict[str, Any] | None) -> str:
+    """A fit's back-test in a sentence.
+
+    >>> validation({"rmse_log_mean": 0.0123, "coverage": {"0.9": 0.8}, "n_test": 5, "extrapolation": 2.0, "held_out": "largest x"})
+    'back-test, largest x held out (up to 2x beyond the rest): rmse of the log 0.0123; 90 % intervals hold 4 of 5 rows'
+    """
+    if not b or not b.get("n_test"):
+        return f"not back-tested: {b['reason']}" if b and b.get("reason") else "not back-tested"
+    beyond = f" (up to {b['extrapolation']:.3g}x beyond the rest)" if b.get("extrapolation") else ""
+    share = b["coverage"]["0.9"]
+    return (f"back-test, {b['held_out']} held out{beyond}: rmse of the log {number(b['rmse_log_mean'])}; 90 % intervals hold "
+            f"{'-' if share is None else round(share * b['n_test'])} of {b['n_test']} rows")
 
 
 def verdict(console: Console, claim: dict[str, Any]) -> None:

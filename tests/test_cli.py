@@ -220,3 +220,69 @@ def test_a_fits_file_that_is_no_toml(folder, capsys):
             assert "Traceback" not in err
     finally:
         (folder / "fits/own.toml").write_text(kept)
+
+
+@pytest.fixture
+def counts(tmp_path, monkeypatch):
+    """A table of counts that rise with size and tokens, in two groups."""
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{g},{n},{d},{int(1000 * a * n**0.3 * d**0.1)},100000" for g, a in (("a", 1), ("b", 1.3)) for i, n in enumerate((1, 2, 4, 8, 16, 32))
+            for d in (1 + i % 2, 4)]
+    (tmp_path / "counts.csv").write_text("suite,n,d,hits,tried\n" + "\n".join(rows) + "\n")
+    return tmp_path
+
+
+def test_the_default_law_averages_over_any_predictors(counts, capsys):
+    one = json.loads(call(capsys, "fit", "counts.csv", "--y", "hits", "--x", "n", "--where", "d == 4", "--group", "suite", "--json")[1])
+    assert (one["law"], one["x"], one["n_groups"]) == ("auto", {"n": "n"}, 2)
+    kept = json.loads(call(capsys, "fit", "counts.csv", "--y", "hits", "--x", "size=n", "--x", "d", "--where", "suite == 'a'", "--out", "f.json",
+                           "--report", "r.md", "--json")[1])
+    assert kept["x"] == {"size": "n", "d": "d"}
+    assert f"no search: {kept['starts']['tried']} curves weighed by their evidence" in (counts / "r.md").read_text()
+    found = json.loads(call(capsys, "forecast", "f.json", "--at", "size=64", "--at", "d=4", "--json")[1])
+    assert len(found["laws"]) > 1
+    assert sum(found["laws"].values()) == pytest.approx(1, abs=0.01)
+    assert found["low"] < 1000 * 64**0.3 * 4**0.1 < found["high"]
+    status, out, _ = call(capsys, "forecast", "f.json", "--at", "size=64", "--at", "d=4")
+    assert status == 0
+    for text in ("  laws: ", "extrapolation=2x", "back-test, largest predictor value of each group held out", "rmse of the log"):
+        assert text in out
+    status, out, _ = call(capsys, "fit", "--help")
+    assert "auto (default): an average over laws, for any predictors" in " ".join(out.split())
+    assert "an average over laws, each weighed by its evidence" in out
+
+
+def test_several_points_of_one_predictor(counts, capsys):
+    call(capsys, "fit", "counts.csv", "--law", "power", "--y", "hits", "--x", "n", "--where", "d == 4 and suite == 'a'", "--out", "f.json")
+    each = [json.loads(call(capsys, "forecast", "f.json", "--at", f"x={v}", "--json")[1]) for v in (64, 128)]
+    both = json.loads(call(capsys, "forecast", "f.json", "--at", "x=64", "--at", "x=128", "--json")[1])
+    assert both == {"forecasts": each}
+    assert each[0]["median"] < each[1]["median"]
+    assert call(capsys, "forecast", "f.json", "--at", "x=64", "--at", "x=128", "--at", "y=1", "--at", "y=2")[0] == 2
+
+
+def test_losses_trials_starts_and_bootstrap_reach_the_fit_and_its_backtest(counts, capsys):
+    fit = ("counts.csv", "--law", "power", "--y", "hits", "--x", "n", "--where", "d == 4", "--group", "suite")
+    loss = ("--loss", "beta_binomial", "--trials", "tried")
+    kept = json.loads(call(capsys, "fit", *fit, *loss, "--starts", "3", "--json")[1])
+    assert (kept["loss"], kept["trials"]) == ("beta_binomial", "tried")
+    assert kept["backtest"]["rmse_log_mean"] < 0.01  # a probability against a share: against the count it would be 11
+    plain = json.loads(call(capsys, "fit", *fit, *loss, "--json")[1])
+    assert kept["starts"]["tried"] == plain["starts"]["tried"] + 6
+    again = json.loads(call(capsys, "fit", *fit, "--bootstrap", "30", "--json")[1])
+    assert {g["interval_by"] for g in again["groups"]} == {"bootstrap of 30 refits"}
+    tested = json.loads(call(capsys, "backtest", *fit, *loss, "--holdout", "n > 8", "--json")[1])
+    assert [r["n_test"] for r in tested["rows"]] == [2, 2]
+    assert tested["summary"]["rmse_log_mean"] < 0.01
+    for row in tested["rows"]:  # of the count, whose binomial sd is about 55: log density -0.9 - log 55; of the share it would be 11.5 more
+        assert -8 < row["log_likelihood"] < -4
+
+
+@pytest.mark.parametrize("argv", [
+    ["--loss", "huber:1e-3"], ["--starts", "5"], ["--bootstrap", "100"], ["--trials", "tried"], ["--loss", "binomial", "--trials", "tried"],
+    ["--law", "power", "--loss", "binomial"], ["--law", "power", "--loss", "magic"], ["--law", "power", "--bootstrap", "3"],
+    ["--law", "power", "--starts", "-1"], ["--law", "power", "--loss", "binomial", "--trials", "nothing"], ["--law", "power", "--x", "d"],
+], ids=" ".join)
+def test_bad_fitting_options_are_one_line_and_status_2(counts, capsys, argv):
+    status, out, err = call(capsys, "fit", "counts.csv", "--y", "hits", "--x", "n", *argv)
+    assert (status, out, err.count("\n")) == (2, "", 1), err

@@ -24,7 +24,7 @@ def read(args: argparse.Namespace) -> tuple[Prepared, dict[str, Any]]:
     """The table with its columns derived, its units and its filters, and which of its columns are the quantity, predictors and groups."""
     from scalemem.prepare import prepare
 
-    group, x = [g.strip() for g in args.group.split(",") if g.strip()], pairs(args.x, "x")
+    group, x = [g.strip() for g in args.group.split(",") if g.strip()], predictors(args.law, args.x)
     for option, column in [*(("x", c) for c in x.values()), *(("group", g) for g in group)]:
         if column == args.y:
             raise TableError(f"--{option} {column!r}: is the column that --y names; give another column to one of them")
@@ -32,6 +32,20 @@ def read(args: argparse.Namespace) -> tuple[Prepared, dict[str, Any]]:
         raise TableError(f"--group {args.group!r}: names a column twice; name each once")
     ready = prepare(args.source, derive=pairs(args.derive, "derive"), units=pairs(args.unit, "unit"), where=args.where, distinct=args.distinct)
     return ready, {"y": args.y, "x": x or None, "group": group}
+
+
+def predictors(law: str, items: list[str]) -> dict[str, str]:
+    """{predictor: column} of --x options; a column alone gives its name to the predictor, or is the column of a law's only one."""
+    from scalemem.averaging import AUTO, law_of
+
+    own = law_of(law).predictors
+    only = own[0] if law != AUTO and len(own) == 1 and len(items) == 1 else None
+    return pairs([v if "=" in v else f"{only or v}={v}" for v in items], "x")
+
+
+def options(args: argparse.Namespace) -> dict[str, Any]:
+    """What a fit is told besides its table and law."""
+    return {k: getattr(args, k) for k in ("interval", "loss", "trials", "starts", "bootstrap")}
 
 
 def _counts(ready: Prepared, columns: dict[str, Any]) -> tuple[dict[str, int], list[str]]:
@@ -50,12 +64,12 @@ def fit(args: argparse.Namespace) -> Outcome:
     if args.report:
         report.check(args.report)
     console, (ready, columns) = console_of(args), read(args)
-    found = fitting.fit(ready.table, args.law, where=ready.keep, interval=args.interval, **columns)
+    found = fitting.fit(ready.table, args.law, where=ready.keep, **columns, **options(args))
     if not any(e.status == "ok" for g in found.groups for e in g.parameters.values()):
         error = prepare.constant(ready, found.x, found.group)
         if error:
             raise error
-    found = forecasting.with_backtest(found, ready.table, ready.keep, interval=args.interval)
+    found = forecasting.with_backtest(found, ready.table, ready.keep, **options(args))
     counts, warned = _counts(ready, columns)
     own = [w for w in found.warnings if not (warned and "repeat another one exactly" in w)]
     found = replace(found, where=ready.where, warnings=(*warned, *own))
@@ -102,9 +116,32 @@ def forecast(args: argparse.Namespace) -> Outcome:
     from scalemem import forecasting, show
 
     console, found = console_of(args), kept(args.fit)
-    body = forecasting.forecast(found, pairs(args.at, "at", number=True), interval=args.interval, group=key(args.group)).to_json()
-    show.forecast(console, body)
-    return body, 0
+    made = [forecasting.forecast(found, at, interval=args.interval, group=key(args.group)) for at in points(args.at)]
+    bodies = [f.to_json() for f in made]
+    shared = [w for w in bodies[0]["warnings"] if all(w in b["warnings"] for b in bodies)]
+    for b in bodies:
+        show.forecast(console, b | {"warnings": [w for w in b["warnings"] if w not in shared]})
+    console.print(f"  {escape(show.validation(found.backtest))}", soft_wrap=True, highlight=False)
+    for text in shared:
+        console.print(f"  [yellow]{escape(text)}[/]", soft_wrap=True)
+    return bodies[0] if len(bodies) == 1 else {"forecasts": bodies}, 0
+
+
+def points(items: list[str]) -> list[dict[str, float]]:
+    """The points that --at options ask for: a predictor that is given several times takes its values one after the other.
+
+    >>> points(["n=1", "n=2", "d=3"])
+    [{'n': 1.0, 'd': 3.0}, {'n': 2.0, 'd': 3.0}]
+    """
+    values: dict[str, list[float]] = {}
+    for item in items:
+        for k, v in pairs([item], "at", number=True).items():
+            values.setdefault(k, []).append(v)
+    several = [k for k, v in values.items() if len(v) > 1]
+    if len(several) > 1:
+        raise TableError(f"--at: {' and '.join(several)} have several values each; ask for several values of one predictor only")
+    n = max(map(len, values.values()), default=1)
+    return [{k: v[i] if len(v) > 1 else v[0] for k, v in values.items()} for i in range(n)]
 
 
 def backtest(args: argparse.Namespace) -> Outcome:
@@ -112,7 +149,7 @@ def backtest(args: argparse.Namespace) -> Outcome:
     from scalemem import forecasting, show
 
     console, (ready, columns) = console_of(args), read(args)
-    result = forecasting.backtest(ready.table, args.law, holdout=args.holdout, split=args.split, where=ready.keep, **columns)
+    result = forecasting.backtest(ready.table, args.law, holdout=args.holdout, split=args.split, where=ready.keep, **columns, **options(args))
     counts, warned = _counts(ready, columns)
     body = result.to_json() | {"warnings": warned, "table": ready.to_json() | counts}
     show.rows(console, body["table"])
