@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scalemem.averaging import Average, average, law_of
+from scalemem.averaging import AUTO, Average, average, law_of
+from scalemem.laws import losses
 from scalemem.laws.posterior import Estimate, Posterior
 from scalemem.tables import TableError, TooFewRows
 
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+Rows = dict[str, Any]  # "x": {predictor: (n,)}, "y": (n,), and "trials": (n,) of counts
+
+
 @dataclass(frozen=True)
 class GroupFit:
     """The fit of one group: its key {column: value}, estimates, and what a forecast needs. `posterior` is None if it failed.
 
     `correlation` {parameter: {parameter: value}} is that of the internal values (the logarithm of a parameter that has one), NaN where there
-    is none; `interval_by` says how the intervals were made; `nuisance` is what the loss estimated beside the law.
+    is none; `interval_by` says how the intervals were made; `nuisance` is what the loss estimated beside the law; `rows` are those fitted.
     """
 
     key: dict[str, Any]
@@ -38,6 +42,7 @@ class GroupFit:
     correlation: dict[str, dict[str, float]] = field(default_factory=dict)
     interval_by: str = ""
     nuisance: dict[str, float] = field(default_factory=dict)
+    rows: Rows = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,13 @@ class Fit:
         return self.groups[keys.index(dict(key))]
 
     def residual(self) -> tuple[float, int]:
-        """The objective (under squared error the sum of squares on its scale) and its degrees of freedom, over all groups that could be fitted."""
+        """The sum of squares on the law's scale and its degrees of freedom, over all groups that could be fitted.
+
+        Raises TableError where the objective is none: under another loss than squared error, or of the law auto.
+        """
+        if self.law == AUTO or not losses.parse(self.loss).squared:
+            what = f"law {AUTO}" if self.law == AUTO else f"loss {self.loss}"
+            raise TableError(f"residual of a fit with {what}: must be that of one law under squared error (loss squared, log or linear); fit again")
         done = [g for g in self.groups if g.posterior is not None]
         p = len(law_of(self.law, self.x).names)
         return sum(g.objective for g in done), sum(g.n_rows - p for g in done)
@@ -125,7 +136,7 @@ def _starts(groups: Sequence[GroupFit]) -> dict[str, int]:
 def plain(value: Any) -> Any:
     """JSON of a fit: NaN and infinity become null, floats keep nine digits, covariances that are all zero are left out."""
     if isinstance(value, Average):
-        return plain({"x": value.given[0], "y": value.given[1]})
+        return {"average": "of rows"}  # it is made again from them
     if isinstance(value, Posterior):
         covariances = value.covariances if value.covariances.any() else ()
         return plain(vars(value) | {"covariances": covariances})
@@ -152,8 +163,10 @@ def _group(value: Mapping[str, Any]) -> GroupFit:
     parameters = {k: Estimate(_number(e["value"]), _number(e["low"]), _number(e["high"]), e["unit"], e["status"])
                   for k, e in value["parameters"].items()}
     posterior, p = value["posterior"], len(value["parameters"])
-    if posterior is not None and "points" not in posterior:
-        posterior = average({k: np.array(v, float) for k, v in posterior["x"].items()}, np.array(posterior["y"], float))
+    rows: Rows = {k: np.array(v, float) for k, v in value["rows"].items() if k != "x"}
+    rows["x"] = {k: np.array(v, float) for k, v in value["rows"]["x"].items()}
+    if posterior is not None and "average" in posterior:
+        posterior = average(rows["x"], rows["y"])
     elif posterior is not None:
         points = np.array(posterior["points"], float).reshape(-1, p)
         covariances = np.array(posterior["covariances"], float).reshape(-1, p, p) if posterior["covariances"] else np.zeros(
@@ -165,7 +178,7 @@ def _group(value: Mapping[str, Any]) -> GroupFit:
     return GroupFit(dict(value["key"]), parameters, _number(value["objective"]), value["n_rows"], value["starts"]["tried"],
                     value["starts"]["agreeing"], _number(value["lack_of_fit"]), ranges, posterior, tuple(value["warnings"]),
                     {k: {q: _number(v) for q, v in row.items()} for k, row in value.get("correlation", {}).items()},
-                    value.get("interval_by", ""), {k: _number(v) for k, v in value.get("nuisance", {}).items()})
+                    value.get("interval_by", ""), {k: _number(v) for k, v in value.get("nuisance", {}).items()}, rows)
 
 
 NODES = (-math.sqrt(3), 0.0, math.sqrt(3))  # Gauss-Hermite: exact for the first five moments of a normal

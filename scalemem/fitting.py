@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scalemem import averaging, tables
-from scalemem.fitted import NODE_WEIGHTS, NODES, Fit, GroupFit, carry, plain
+from scalemem.fitted import NODE_WEIGHTS, NODES, Fit, GroupFit, Rows, carry, plain
 from scalemem.laws import losses
 from scalemem.laws.base import Law
 from scalemem.laws.least_squares import least_squares
@@ -197,13 +197,14 @@ def _estimate(law: Law, samples: Sequence[Sample], interval: float, noise_sd: fl
 def _group_fit(law: Law, key: dict[str, Any], s: Sample, result: Result | TooFewRows, units: Mapping[str, str]) -> GroupFit:
     ranges = {k: (float(s.x[k].min()), float(s.x[k].max())) for k in law.predictors} if len(s) else {}
     unit = {p.name: p.unit.format_map(units) for p in law.parameters}
+    rows: Rows = {"x": {k: s.x[k] for k in law.predictors}, "y": s.y} | ({} if s.trials is None else {"trials": s.trials})
     if isinstance(result, TooFewRows):
         none = {k: Estimate(math.nan, math.nan, math.nan, u, f"not identified: {result}") for k, u in unit.items()}
-        return GroupFit(key, none, math.nan, len(s), 0, 0, math.nan, ranges, None, (str(result),))
+        return GroupFit(key, none, math.nan, len(s), 0, 0, math.nan, ranges, None, (str(result),), rows=rows)
     estimates = {k: Estimate(e.value, e.low, e.high, unit[k], e.status) for k, e in result.estimates.items()}
     notes = [f"{k}: {e.status}" for k, e in estimates.items() if e.status != "ok"]
     if s.copies():
         notes.append(f"{s.copies()} rows repeat another one exactly: they count as runs of their own; drop them if they are copies")
     return GroupFit(key, estimates, result.objective, len(s), result.tried, result.agreeing, result.lack_of_fit, ranges,
                     result.posterior, (*notes, *result.warnings), result.posterior.correlation(law.names), result.interval_by,
-                    result.nuisance)
+                    result.nuisance, rows)

@@ -242,7 +242,8 @@ def test_the_default_law_averages_over_any_predictors(counts, capsys):
     found = json.loads(call(capsys, "forecast", "f.json", "--at", "size=64", "--at", "d=4", "--json")[1])
     assert len(found["laws"]) > 1
     assert sum(found["laws"].values()) == pytest.approx(1, abs=0.01)
-    assert found["low"] < 1000 * 64**0.3 * 4**0.1 < found["high"]
+    assert found["low"] < found["median"] < found["high"]
+    assert found["median"] == pytest.approx(1000 * 64**0.3 * 4**0.1, rel=0.05)
     status, out, _ = call(capsys, "forecast", "f.json", "--at", "size=64", "--at", "d=4")
     assert status == 0
     for text in ("  laws: ", "extrapolation=2x", "back-test, largest predictor value of each group held out", "rmse of the log"):
