@@ -213,7 +213,7 @@ def test_doubling_all_rows_moves_no_value():
 @pytest.mark.parametrize(("law", "columns", "lost"), [
     ("power", {"x": [4.0] * 5, "y": [1.0, 2, 3, 4, 5]}, {"a", "b"}),
     ("power_floor", {"x": [4.0] * 5, "y": [1.0, 2, 3, 4, 5]}, {"e", "a", "b"}),
-    ("power_floor", {"x": np.geomspace(1, 100, 8), "y": np.geomspace(1, 100, 8) ** 0.5}, {"a", "b"}),
+    ("power_floor", {"x": np.geomspace(1, 100, 8), "y": np.geomspace(1, 100, 8) ** 0.5}, {"e", "a", "b"}),
     ("capacity", {"data_bits": np.geomspace(100, 900, 6), "n_params": [1e4] * 6, "y": np.geomspace(100, 900, 6)}, {"alpha"}),
     ("capacity_smooth", {"data_bits": np.geomspace(1e6, 9e6, 6), "n_params": np.geomspace(1, 6, 6) * 1e3,
                          "y": np.geomspace(1, 6, 6) * 3e3 * np.exp([0.01, -0.02, 0.01, 0.02, -0.01, 0])}, {"s"}),

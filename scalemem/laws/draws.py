@@ -1,4 +1,5 @@
-"""What a fit leaves possible: one Student t where a law is linear in theta, else draws from the posterior that is flat in theta."""
+"""What a fit leaves possible: one Student t where a law is linear in theta, else draws from the posterior that is flat in theta, and that
+of the law without its floor."""
 
 from __future__ import annotations
 
@@ -7,14 +8,17 @@ import math
 
 import numpy as np
 
+from scalemem.laws.identified import floors, identified
 from scalemem.laws.problem import Problem
-from scalemem.laws.profiles import straight
+from scalemem.laws.profiles import curvature, straight
 
 DRAWS, KEPT = 3000, 300  # importance draws, and how many of them a fit keeps
+LEAST = 1e-3  # the probability of a floor of zero from which on it is counted
+Drawn = tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]
 
 
 def draws(problem: Problem, theta: np.ndarray, least: float, free: np.ndarray, covariance: np.ndarray, scale: float,
-          dof: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+          dof: float) -> Drawn:
     """Points, weights and covariances: one Student t where the law is linear; else draws from the posterior that is flat in theta.
 
     The draws come from a Student t about the optimum, then from one about the first draws' mean, weighted by
@@ -53,6 +57,37 @@ def draws(problem: Problem, theta: np.ndarray, least: float, free: np.ndarray, c
     picked = drawn[order][np.searchsorted(np.cumsum(weights[order]), (np.arange(KEPT) + 0.5) / KEPT).clip(max=DRAWS - 1)]
     notes = [f"predictive interval is rough: {effective:.0f} effective draws"] * (effective < 100)
     return picked, np.full(KEPT, 1 / KEPT), np.zeros((KEPT, len(theta), len(theta))), notes
+
+
+def with_atom(problem: Problem, found: Drawn, theta: np.ndarray, least: float, free: np.ndarray, scale: float, dof: float,
+              skip: bool = False) -> Drawn:
+    """The draws mixed with those of the law whose first floor is zero, by their evidence.
+
+    A posterior that is flat in a floor e >= 0 has no mass at e = 0, and what it says of a curve that has none is always too high, the more
+    the farther ahead. With D_0 the least deviance at e = 0, n rows and even prior odds, the odds of e = 0 are
+
+        sqrt(n) (1 + (D_0 - D) / (dof s^2))^(-(dof + p) / 2)    (BIC, Kass and Wasserman 1995; from memory, unverified).
+    """
+    of = [j for j in floors(problem.law) if free[j]][:1]
+    if skip or not of or len(theta) < 2 or not scale > 1e-22 * float(np.mean(problem.s.eta**2)):
+        return found
+    other, start, bound = free.copy(), theta.copy(), of[0]
+    other[bound], start[bound] = False, 0.0
+    lower = problem.minimise(start[None], other[None])
+    rise, p = max(2 * float(lower.cost[0]) - least, 0.0), int(free.sum())
+    if not math.isfinite(rise):
+        return found
+    odds = math.log(len(problem.s)) / 2 - (rise / scale / 2 if math.isinf(dof) else (dof + p) / 2 * math.log1p(rise / (dof * scale)))
+    share = 1 / (1 + math.exp(-min(odds, 30.0))) if odds > -30 else 0.0
+    if share < LEAST:
+        return found
+    zero = lower.theta[0]
+    seen = identified(problem, zero)[0] & other
+    atom = draws(problem, zero, 2 * float(lower.cost[0]), seen, curvature(problem, zero, seen, scale), scale, dof)
+    each = [tuple(part[::2] if len(d[1]) == KEPT else part for part in d[:3]) for d in (found, atom)]
+    (points, weights, covariances), (points0, weights0, covariances0) = each
+    return (np.concatenate([points, points0]), np.concatenate([(1 - share) * weights / weights.sum(), share * weights0 / weights0.sum()]),
+            np.concatenate([covariances, covariances0]), [*found[3], *(m for m in atom[3] if m not in found[3])])
 
 
 @functools.lru_cache(maxsize=16)

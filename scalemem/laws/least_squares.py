@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from scalemem.laws.base import Law
-from scalemem.laws.draws import KEPT, draws
+from scalemem.laws.draws import KEPT, draws, with_atom
+from scalemem.laws.identified import at_zero, identified, refuse
 from scalemem.laws.losses import Loss
 from scalemem.laws.posterior import Estimate, Posterior, Result
 from scalemem.laws.problem import Problem
@@ -40,7 +41,7 @@ def least_squares(law: Law, s: Sample, *, interval: float, noise_sd: float | Non
     near = np.flatnonzero(ends.cost <= least + 1e-6 * abs(least) + 1e-24 * float(np.sum(s.eta**2)))
     first = near[0]
     if least <= 1e-20 * float(np.sum(s.eta**2)) and loss.squared:  # all rows are exact: an end where some parameter has no effect shows that
-        first = min(near, key=lambda i: int(_identified(problem, ends.theta[i])[0].sum()))
+        first = min(near, key=lambda i: int(identified(problem, ends.theta[i])[0].sum()))
     theta, problem = ends.theta[first], problem.at(float(ends.nuisance[first]))
     turns = 0
     while True:  # again where a profile meets a lower value
@@ -51,14 +52,16 @@ def least_squares(law: Law, s: Sample, *, interval: float, noise_sd: float | Non
             problem = replace(problem, ratio=ratio)
             theta = problem.minimise(theta[None]).theta[0]
         deviance = float(problem.deviance(theta[None])[0])
-        free, unseen, lost = _identified(problem, theta)
+        free, unseen, lost = identified(problem, theta)
         estimates, covariance, best = profiles(problem, theta, deviance, free, lost, scale, dof, interval)
         if turns == 3 or best is theta or float(problem.deviance(best[None])[0]) >= deviance - 1e-6 * abs(deviance):
             break
-        theta = Problem(law, s, loss, 0.0, problem.nuisance).minimise(best[None]).theta[0]
-        problem, near = Problem(law, s, loss, 0.0, problem.nuisance), near[:0]
+        problem = Problem(law, s, loss, 0.0, problem.nuisance)
+        lower = problem.minimise(best[None])
+        theta, near = lower.theta[0], np.flatnonzero(ends.cost <= lower.cost[0] + 1e-6 * abs(lower.cost[0]))
     notes += [f"only {len(near)} of {len(tried)} starts agree"] * (2 * len(near) < len(tried) and (law.guess is None or not len(near)))
-    points, weights, covariances, unstable = draws(problem, theta, deviance, free, covariance, scale, dof)
+    points, weights, covariances, unstable = with_atom(problem, draws(problem, theta, deviance, free, covariance, scale, dof), theta, deviance,
+                                                       free, scale, dof, skip=bool(bootstrap))
     how = "profile" if loss.squared else "likelihood ratio" if loss.likelihood else "likelihood ratio, calibrated to the residuals"
     if bootstrap:
         again, failed = resample(problem, theta, bootstrap)
@@ -66,6 +69,8 @@ def least_squares(law: Law, s: Sample, *, interval: float, noise_sd: float | Non
         points = again[np.linspace(0, len(again) - 1, min(KEPT, len(again))).astype(int)]
         weights, covariances = np.full(len(points), 1 / len(points)), np.zeros((len(points), p, p))
         how, unstable = f"bootstrap of {len(again)} refits", [f"{failed} of {bootstrap} bootstrap refits failed"] * (failed > 0)
+    estimates = refuse(law, estimates, len(near))
+    notes += at_zero(law, estimates)
     posterior = Posterior(weights, points, covariances, noise, misfit, dof, unseen, law.scale)
     nuisance = {loss.nuisance: problem.nuisance} if loss.nuisance else {}
     if loss.counts and problem.nuisance > MOST_CONCENTRATED:
@@ -141,26 +146,3 @@ def _variance(s: Sample, sse: float, p: int, noise_sd: float | None, misfit_sd: 
     misfit2 = (misfit_sd or 0.0) ** 2
     noise2 = max(total - misfit2, total / 4)
     return noise2, misfit2 / noise2 if noise2 else 0.0, math.sqrt(noise2), math.sqrt(misfit2), n - p, p_fit
-
-
-
-def _identified(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-    """Which parameters can be estimated, the directions that the data do not see, and the reason for each parameter that is lost."""
-    law, jacobian, free = problem.law, problem.jacobian(theta), np.ones(len(theta), bool)
-    size = np.linalg.norm(jacobian, axis=0)
-    unseen, lost = [], {}
-    for j in np.flatnonzero(size <= 1e-9 * max(size.max(), 1e-300)):
-        free[j], lost[law.names[j]] = False, f"not identified: {law.names[j]} has no effect on any row"
-        unseen.append(np.eye(len(theta))[j])
-    while free.any():
-        _, singular, axes = np.linalg.svd(jacobian[:, free] / size[free])
-        if singular[-1] > 1e-7:
-            break
-        mixed = np.flatnonzero(free)[np.abs(axes[-1]) > 0.1]
-        direction = np.zeros(len(theta))
-        direction[free] = axes[-1] / size[free]
-        unseen.append(direction)
-        together = ", ".join(law.names[j] for j in mixed)
-        lost |= {law.names[j]: f"not identified: only a combination of {together} is seen" for j in mixed}
-        free[mixed[-1]] = False
-    return free, np.array(unseen).reshape(-1, len(theta)), lost

@@ -86,7 +86,7 @@ class Predictive:
         from scipy.special import stdtrit
         each = self.mean + self.sd * stdtrit(self.dof, p)
         low, high = each.min(axis=0), each.max(axis=0)
-        for _ in range(60 if len(each) > 1 else 0):
+        for _ in range(48 if len(each) > 1 else 0):
             middle = (low + high) / 2
             below = self._cdf(middle) < p
             low, high = np.where(below, middle, low), np.where(below, high, middle)

@@ -17,12 +17,8 @@ def profiles(problem: Problem, theta: np.ndarray, least: float, free: np.ndarray
              interval: float) -> tuple[dict[str, Estimate], np.ndarray, np.ndarray]:
     """Estimates with {theta_j : D_j(theta_j) - D <= t^2 scale}, the covariance of theta at its optimum, and the best theta met on the way."""
     from scipy.special import stdtrit
-    law, p, limit = problem.law, len(theta), float(stdtrit(dof, (1 + interval) / 2)) ** 2 * scale
-    covariance, jacobian = np.zeros((p, p)), problem.jacobian(theta)
-    if free.any():
-        size = np.linalg.norm(jacobian[:, free], axis=0)
-        inverse = np.linalg.pinv(jacobian[:, free] / size)
-        covariance[np.ix_(free, free)] = inverse @ inverse.T / np.outer(size, size) * scale
+    law, limit = problem.law, float(stdtrit(dof, (1 + interval) / 2)) ** 2 * scale
+    jacobian, covariance = problem.jacobian(theta), curvature(problem, theta, free, scale)
     low, high = law.bounds()
     se, status, best = np.sqrt(np.diag(covariance)), {k: lost.get(k, "ok") for k in law.names}, theta
     for j, k in enumerate(law.names):
@@ -46,6 +42,16 @@ def profiles(problem: Problem, theta: np.ndarray, least: float, free: np.ndarray
         value, *both = (_natural(q.log, float(v)) if status[q.name] == "ok" else math.nan for v in (theta[j], *ends[j]))
         estimates[q.name] = Estimate(value, both[0], both[1], q.unit, status[q.name])
     return estimates, covariance, best
+
+
+def curvature(problem: Problem, theta: np.ndarray, free: np.ndarray, scale: float) -> np.ndarray:
+    """The covariance of theta by the curvature at its optimum, zero for what is not free."""
+    covariance, jacobian = np.zeros((len(theta), len(theta))), problem.jacobian(theta)
+    if free.any():
+        size = np.linalg.norm(jacobian[:, free], axis=0)
+        inverse = np.linalg.pinv(jacobian[:, free] / size)
+        covariance[np.ix_(free, free)] = inverse @ inverse.T / np.outer(size, size) * scale
+    return covariance
 
 
 def _natural(log: bool, value: float) -> float:
