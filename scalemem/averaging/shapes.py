@@ -114,7 +114,7 @@ def _falling(c: np.ndarray, far: np.ndarray) -> Built:
 
 def _exponential(v: np.ndarray, far: np.ndarray, s: Settings) -> Built:
     k = _log_uniform(v[:, 0], s.exponential)
-    return _affine(lambda z: np.exp(-k * np.exp(z)), far[0])
+    return _affine(lambda z: np.exp(-k * np.exp(np.minimum(z, STEEPEST))), far[0])
 
 
 def _plateau(v: np.ndarray, far: np.ndarray, s: Settings) -> Built:
@@ -130,7 +130,7 @@ def _broken(v: np.ndarray, far: np.ndarray, s: Settings) -> Built:
 
 def _turn(v: np.ndarray, far: np.ndarray, s: Settings) -> Built:
     c, d, k = _log_normal(v[:, 0], s.floor), _log_uniform(v[:, 1], s.turn_exponent), _log_uniform(v[:, 2], s.turn_share)
-    return _affine(lambda z: _fall(z, c) + k * np.exp(z * d), far[0])
+    return _affine(lambda z: _fall(z, c) + k * np.exp(np.minimum(z * d, STEEPEST)), far[0])
 
 
 def _product(v: np.ndarray, far: np.ndarray, s: Settings) -> Built:
