@@ -69,7 +69,9 @@ def estimate(law: Law, s: Sample, interval: float) -> Result:
 def _quantiles(found: Average, weights: np.ndarray, mean: np.ndarray, variance: np.ndarray, ends: tuple[float, float, float]) -> Estimate:
     """Quantiles of a mixture of Student t distributions with the components' degrees of freedom."""
     dof = found.dof if len(weights) == len(found.dof) else np.full(len(weights), float(np.median(found.dof)))
-    floor = 1e-9 * max(float(np.abs(mean).max()), 1e-300)
-    mixture = Predictive(law_of("constant"), weights, mean[:, None], np.sqrt(np.maximum(variance, floor**2))[:, None], dof[:, None])
+    sd = np.maximum(np.sqrt(variance), 1e-9 * max(float(np.abs(mean).max()), 1e-300))
+    mixture = Predictive(law_of("constant"), weights, mean[:, None], sd[:, None], dof[:, None])
     low, middle, high = (float(mixture.quantile(p)[0]) for p in ends)
+    if not np.isfinite([low, middle, high]).all():
+        return Estimate(math.nan, math.nan, math.nan, "", "not identified: its interval is not finite")
     return Estimate(middle, low, high, "")

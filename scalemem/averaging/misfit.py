@@ -13,7 +13,7 @@ class Misfit(NamedTuple):
     "walk" (a random walk) and "drift" (an integrated one: the slope walks) are tied to zero at the frontier, the largest fitted value of
     each predictor, with variance rho per unit of log x. "memory" stays as large everywhere and is forgotten over `length` of log x.
     A law that was seen to be wrong is trusted less ahead: of the fall that it predicts beyond the frontier, the share `damping` is
-    taken away (of a rise, nothing).
+    taken away, give or take as much (of a rise nothing is taken, but the doubt stays).
     """
 
     kind: str

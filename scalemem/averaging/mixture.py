@@ -55,10 +55,11 @@ class Average:
         each = np.bincount(self.family, self.weights, len(self.families))
         return {self.families[i].name: float(each[i]) for i in np.argsort(-each, kind="stable") if each[i] >= 1e-3}
 
+    @np.errstate(all="ignore")
     def curves(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Each component at points z (m, d), its change beyond the frontier damped: mean and variance of the curve, (K, m)."""
         mean, variance = np.zeros((len(self.weights), len(z))), np.zeros((len(self.weights), len(z)))
-        damping = np.array([0.0 if self.rows.rising else m.damping for m in self.rows.misfits(self.settings)])[self.misfit]
+        damping = np.array([m.damping for m in self.rows.misfits(self.settings)])[self.misfit]
         for i, f in enumerate(self.families):
             at = np.flatnonzero(self.family == i)
             if not len(at):
@@ -66,21 +67,25 @@ class Average:
             picked, index = np.unique(self.member[at], return_inverse=True)
             near = build(f.name, f.points[picked], self.rows.far, self.settings)
             h = np.moveaxis(near.columns(z)[..., index], -1, 0)  # (K, q, m)
+            q, doubt = h.shape[1], 0.0
             if damping[at].any():
                 frontier = np.moveaxis(near.columns(np.minimum(z, 0.0))[..., index], -1, 0)
-                h = h - damping[at][:, None, None] * (h - frontier)
-            q = h.shape[1]
+                taken = damping[at][:, None, None] * (h - frontier)
+                doubt = self.settings.doubt * np.einsum("kqm,kq->km", taken, self.beta[at, :q])
+                h = h if self.rows.rising else h - taken
             mean[at] = np.einsum("kqm,kq->km", h, self.beta[at, :q])
-            variance[at] = np.einsum("kqm,kqp,kpm->km", h, self.covariance[at, :q, :q], h)
+            variance[at] = np.einsum("kqm,kqp,kpm->km", h, self.covariance[at, :q, :q], h) + doubt**2
         return mean, np.maximum(variance, 0.0)
 
+    @np.errstate(all="ignore")
     def predict(self, x: Mapping[str, np.ndarray]) -> Predictive:
-        """The distribution of a new run's y at m points {predictor: (m,)}: curve + misfit + noise."""
+        """The distribution of a new run's y at m points {predictor: (m,)}: curve + misfit + noise; NaN where they exceed all numbers."""
         z = self.rows.below(x)
         mean, variance = self.curves(z)
         growth = np.stack([m.beyond(z, self.settings.forward) for m in self.rows.misfits(self.settings)])[self.misfit]
         size = mean if self.rows.relative else self.rows.level
         sd = np.sqrt(variance + self.noise[:, None] * size**2 * (1 + growth))
+        mean = np.where(np.isfinite(mean + sd).all(axis=0), mean, math.nan)
         return Predictive(_POSITIVE if self.rows.relative else _ANY, self.weights, mean, np.maximum(sd, 1e-12 * self.rows.level),
                           self.dof[:, None])
 
@@ -96,6 +101,7 @@ class Average:
         return weights, means, variances
 
 
+@np.errstate(all="ignore")
 def average(x: Mapping[str, np.ndarray], y: np.ndarray, settings: Settings = SETTINGS) -> Average:
     """Weighs every curve of every family under every misfit by its evidence; shares of families are then shrunk towards their priors.
 

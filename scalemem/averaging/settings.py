@@ -14,7 +14,8 @@ class Settings:
 
     `falling`, `rising` and `several` are the families' weights for one predictor and y that falls or rises with it, and for several.
     `noise_sd` counts for `noise_dof` degrees of freedom. `forward` slows the misfit beyond the frontier, `shrinkage` moves the share of
-    each family towards its prior, `zoom` is how many members, of those of the prior, are added where the weight lies.
+    each family towards its prior, `doubt` is the standard deviation of what damping takes away, in units of it, `zoom` is how many
+    members, of those of the prior, are added where the weight lies.
     """
 
     falling: Mapping[str, float]
@@ -39,6 +40,7 @@ class Settings:
     turn_share: tuple[float, float] = (0.01, 2.0)
     sum: tuple[float, float] = (0.35, 0.35)
     highest: float = 4.0
+    doubt: float = 1.0
     zoom: float = 0.6
     members: Mapping[str, int] = field(default_factory=lambda: {
         "power": 50, "growth": 40, "power_floor": 100, "offset": 50, "plateau": 200, "broken": 400, "exponential": 50, "turn": 120,
@@ -46,20 +48,18 @@ class Settings:
 
 
 SETTINGS = Settings(
-    falling={"constant": 0.15, "power": 0.1, "growth": 0.011, "log_linear": 0.014, "power_floor": 0.099,
-             "exponential": 0.0019, "plateau": 0.043, "broken": 0.58, "turn": 0.0014},
-    rising={"constant": 0.03, "growth": 0.4, "log_linear": 0.1, "offset": 0.3, "power_floor": 0.04,
-            "exponential": 0.01, "plateau": 0.04, "broken": 0.07, "turn": 0.01},
-    several={"constant": 0.01, "product": 0.09, "sum": 0.5,
-             "shared": 0.4},
+    falling={"constant": 0.32, "power": 0.075, "growth": 0.0024, "log_linear": 0.011, "power_floor": 0.023, "exponential": 0.015,
+             "plateau": 0.045, "broken": 0.5, "turn": 0.0092},
+    rising={"constant": 0.03, "growth": 0.3, "log_linear": 0.1, "offset": 0.25, "power_floor": 0.08,
+            "exponential": 0.03, "plateau": 0.08, "broken": 0.1, "turn": 0.03},
+    several={"constant": 0.01, "product": 0.09, "sum": 0.5, "shared": 0.4},
     one=(
-        Misfit("walk", 0.0, 0.064), Misfit("drift", 1.0, 0.32), Misfit("drift", 10.0, 0.21, 0.024), Misfit("drift", 100.0, 0.14, 0.094),
-        Misfit("drift", 1000.0, 0.087, 0.21), Misfit("drift", 10000.0, 0.057, 0.38), Misfit("walk", 1.0, 0.00086, 0.27),
-        Misfit("walk", 10.0, 0.0019, 0.41), Misfit("walk", 100.0, 0.0043, 0.55), Misfit("walk", 1000.0, 0.0097, 0.69),
-        Misfit("memory", 1.0, 0.036, 0.21, 0.6), Misfit("memory", 10.0, 0.036, 0.21, 0.6), Misfit("memory", 100.0, 0.036, 0.21, 0.6),),
-    many=(
-        Misfit("walk", 1.0, 0.4), Misfit("memory", 5.0, 0.3, 0.0, 0.5), Misfit("memory", 5.0, 0.3),),
-    power=(1.3, 1.1), growth=(0.25, 1.0), floor=(1.5, 2.2), plateau=(2.2, 1.4), plateau_width=(0.48, 0.18),
-    broken=(0.57, 1.3), broken_width=(0.13, 1.7), latest_break=0.69, noise_sd=0.0027, noise_dof=0.36,
-    forward=0.89, shrinkage=0.21,
+        Misfit("walk", 0.0, 0.065), Misfit("drift", 1.0, 0.32), Misfit("drift", 10.0, 0.2, 0.047), Misfit("drift", 100.0, 0.13, 0.19),
+        Misfit("drift", 1000.0, 0.085, 0.42), Misfit("drift", 10000.0, 0.055, 0.75), Misfit("walk", 1.0, 0.00084, 0.35),
+        Misfit("walk", 10.0, 0.0019, 0.53), Misfit("walk", 100.0, 0.0042, 0.7), Misfit("walk", 1000.0, 0.0094, 0.88),
+        Misfit("memory", 1.0, 0.042, 0.81, 0.6), Misfit("memory", 10.0, 0.042, 0.81, 0.6), Misfit("memory", 100.0, 0.042, 0.81, 0.6)),
+    many=(Misfit("walk", 1.0, 0.4), Misfit("memory", 5.0, 0.3, 0.0, 0.5), Misfit("memory", 5.0, 0.3)),
+    power=(1.3, 1.1), growth=(0.25, 1.0), floor=(1.5, 1.8), plateau=(2.2, 1.4), plateau_width=(0.48, 0.18),
+    broken=(0.34, 1.3), broken_width=(0.13, 0.88), latest_break=0.7, noise_sd=0.0018, noise_dof=0.36,
+    forward=0.093, shrinkage=0.12, doubt=0.8,
 )
