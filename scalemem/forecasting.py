@@ -107,7 +107,8 @@ def forecast(fit: Fit, at: Mapping[str, float], *, interval: float | None = None
     low, median, high = (float(spread.quantile(q)[0]) for q in ((1 - interval) / 2, 0.5, (1 + interval) / 2))
     if math.isnan(median):
         lost = ", ".join(k for k, e in found.parameters.items() if e.status.startswith("not identified"))
-        notes.append(f"no forecast: it depends on {lost}, which the fitted rows do not identify; add rows there")
+        notes.append(f"no forecast: it depends on {lost}, which the fitted rows do not identify; add rows there" if lost else
+                     "no forecast: it exceeds all numbers; ask nearer to the fitted rows")
     if not isinstance(found.posterior, Average) and found.posterior.misfit_sd == 0 and beyond > 1:
         notes.append(f"the interval assumes that the law holds {beyond:.3g} times beyond the fitted rows: no misfit was given or seen")
     if fit.backtest is None:

@@ -77,32 +77,44 @@ class Predictive:
         """P(new y <= y)."""
         return self._cdf(self.law.on_scale(np.asarray(y, float)))
 
+    @np.errstate(all="ignore")
     def _cdf(self, eta: np.ndarray) -> np.ndarray:
         from scipy.special import stdtr
         return self.weights @ stdtr(self.dof, (eta - self.mean) / self.sd)
 
+    @np.errstate(all="ignore")
     def quantile(self, p: float) -> np.ndarray:
-        """The p-quantile of y at each point, by bisection between the smallest and the largest quantile of a component."""
+        """The p-quantile of y at each point: Newton's steps on the distribution, kept between the smallest and largest of a component."""
         from scipy.special import stdtrit
         each = self.mean + self.sd * stdtrit(self.dof, p)
         low, high = each.min(axis=0), each.max(axis=0)
-        for _ in range(48 if len(each) > 1 else 0):
-            middle = (low + high) / 2
-            below = self._cdf(middle) < p
-            low, high = np.where(below, middle, low), np.where(below, high, middle)
-        return self.law.off_scale((low + high) / 2)
+        found = (low + high) / 2
+        for _ in range(60 if len(each) > 1 else 0):
+            excess = self._cdf(found) - p
+            low, high = np.where(excess < 0, found, low), np.where(excess < 0, high, found)
+            with np.errstate(all="ignore"):
+                step = found - excess / np.exp(self._log_density(found))
+            step = np.where((step > low) & (step < high), step, (low + high) / 2)
+            still, found = np.abs(step - found) > 1e-13 * (np.abs(step) + np.abs(high - low)), step
+            if not still.any():
+                break
+        return self.law.off_scale(found)
 
-    def log_density(self, y: np.ndarray) -> np.ndarray:
-        """log p(y) in y's own units (nats), at each point."""
+    def _log_density(self, eta: np.ndarray) -> np.ndarray:
+        """The log density on the law's scale."""
         from scipy.special import gammaln, logsumexp
-        y = np.asarray(y, float)
-        z = (self.law.on_scale(y) - self.mean) / self.sd
+        z = (eta - self.mean) / self.sd
         if np.isinf(self.dof).all():
             each = -z * z / 2 - 0.5 * math.log(2 * math.pi)
         else:
             half = self.dof / 2
             each = -(half + 0.5) * np.log1p(z * z / self.dof) + gammaln(half + 0.5) - gammaln(half) - 0.5 * np.log(self.dof * math.pi)
-        density = np.asarray(logsumexp(each - np.log(self.sd) + np.log(self.weights)[:, None], axis=0))
+        return np.asarray(logsumexp(each - np.log(self.sd) + np.log(self.weights)[:, None], axis=0))
+
+    def log_density(self, y: np.ndarray) -> np.ndarray:
+        """log p(y) in y's own units (nats), at each point."""
+        y = np.asarray(y, float)
+        density = self._log_density(self.law.on_scale(y))
         return density - np.log(y) if self.law.scale == "log" else density
 
 
