@@ -94,10 +94,12 @@ def parser(laws: str = "") -> argparse.ArgumentParser:
                    help="a predictor's value; repeat for each predictor, and for one of them to ask for several points")
     s.add_argument("--group", metavar="COLUMN=VALUE", action="append", default=[], help="which group of the fit; repeat")
     s.add_argument("--interval", type=float, help="probability of the interval (default: the fit's)")
+    s.add_argument("--figure", metavar="FILE", help="draw rows, laws, forecast and residuals: .png, .pdf or .svg")
     s = command("backtest", "how a law forecasts rows that were held out", ("SOURCE", "a store, .csv, .csv.gz or .parquet"))
     fitting(s)
     s.add_argument("--holdout", metavar="EXPRESSION", help='rows to predict, such as "n_params >= 1.4e9"')
     s.add_argument("--split", metavar="COLUMN", help="column that is 1 where a row is fitted and 0 where it is predicted")
+    s.add_argument("--figure", metavar="FILE", help="draw each group's rows and forecast, up to 24 of them: .png, .pdf or .svg")
     s = command("allocate", "the compute-optimal model size and tokens of a training budget",
                 ("SOURCE", "a fit of chinchilla (`scalemem fit --out`), or a table of runs with --approach 2"))
     s.formatter_class, s.epilog = argparse.RawDescriptionHelpFormatter, ALLOCATE

@@ -48,7 +48,7 @@ class GroupFit:
 @dataclass(frozen=True)
 class Fit:
     """A law fitted to a table. `dropped` rows failed `where`; `backtest` is what `forecasting.with_backtest` found; of counts, `trials` is
-    the column of trials and the law gives the probability."""
+    the column of trials and the law gives the probability; `units` are those of "y" and of the predictors."""
 
     law: str
     y: str
@@ -63,6 +63,7 @@ class Fit:
     backtest: dict[str, Any] | None = field(default=None)
     loss: str = "squared"
     trials: str | None = None
+    units: dict[str, str] = field(default_factory=dict)
 
     def at(self, group: Any = None) -> GroupFit:
         """The result of one group, by its key or, with one group column, by its value; None where there is one group only."""
@@ -112,7 +113,7 @@ class Fit:
                  "n_groups": len(self.groups), "starts": _starts(self.groups), "warnings": self.warnings,
                  "fingerprint": self.fingerprint, "y": self.y, "x": self.x, "group": self.group, "where": self.where,
                  "dropped": self.dropped, "interval": self.interval, "backtest": self.backtest, "groups": self.groups,
-                 "loss": self.loss, "trials": self.trials}
+                 "loss": self.loss, "trials": self.trials, "units": self.units}
         if len(self.groups) == 1:
             whole |= {k: getattr(self.groups[0], k) for k in ("interval_by", "nuisance", "correlation")}
         return plain(whole)
@@ -124,7 +125,7 @@ class Fit:
             found = [_group(g) for g in value["groups"]]
             return cls(value["law"], value["y"], dict(value["x"]), tuple(value["group"]), value["where"], value["interval"], tuple(found),
                        value["dropped"], value["fingerprint"], tuple(value["warnings"]), value["backtest"], value.get("loss", "squared"),
-                       value.get("trials"))
+                       value.get("trials"), dict(value.get("units") or {}))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise TableError(f"fit file: {type(error).__name__} at {error}: must be what `scalemem fit --out` wrote; fit again") from None
 

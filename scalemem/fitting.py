@@ -120,7 +120,8 @@ def fit(table: pa.Table, law: str | Law = "auto", *, y: str, x: Mapping[str, str
     for s in samples:
         digest.update(np.stack([s.y, *(s.x[k] for k in law.predictors), *([] if s.trials is None else [s.trials])]).tobytes())
     notes = tuple(f"{tables.key_text(g.key)}: {w}" if g.key else w for g in fits for w in g.warnings)
-    return Fit(law.name, y, x, tuple(group), text, interval, fits, int((~keep).sum()), digest.hexdigest(), notes, None, chosen.name, trials)
+    return Fit(law.name, y, x, tuple(group), text, interval, fits, int((~keep).sum()), digest.hexdigest(), notes, None, chosen.name, trials,
+               units)
 
 
 def _columns(names: Sequence[str] | str) -> list[str]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from scalemem import tables
 from scalemem.averaging import AUTO, Average, law_of
-from scalemem.fitting import Fit, GroupFit, fit, plain
+from scalemem.fitting import Fit, GroupFit, Rows, fit, plain
 from scalemem.laws import losses, statistics
 from scalemem.laws.base import Law
 from scalemem.laws.posterior import Predictive
@@ -152,10 +152,12 @@ def predictive(law: Law, found: GroupFit, x: Mapping[str, np.ndarray]) -> Predic
 
 @dataclass(frozen=True)
 class Backtest:
-    """Forecasts of held-out rows: a row for each group, and their summary."""
+    """Forecasts of held-out rows: a row for each group, and their summary; for figures the fit, None if there is none, and the rows held out."""
 
     rows: tuple[dict[str, Any], ...]
     summary: dict[str, Any]
+    fit: Fit | None = None
+    held: tuple[Rows, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; NaN becomes null."""
@@ -214,7 +216,18 @@ def backtest(table: pa.Table, law: str | Law = "auto", *, y: str, x: Mapping[str
     held = tables.groups(table, names, inside & out)
     seconds = (time.perf_counter() - began) / len(held)
     rows = [_row(table, law, key, found, test, seconds) for key, test in held]
-    return Backtest(tuple(rows), _summary(rows))
+    if not isinstance(found, Fit):
+        return Backtest(tuple(rows), _summary(rows))
+    return Backtest(tuple(rows), _summary(rows), found, tuple(_rows(table, found, key, test) for key, test in held))
+
+
+def _rows(table: pa.Table, found: Fit, key: dict[str, Any], rows: np.ndarray) -> Rows:
+    """The held-out rows of a group; none of one that was not fitted, whose values were not checked."""
+    asked = np.zeros(table.num_rows, bool)
+    asked[rows] = any(g.key == key and g.posterior is not None for g in found.groups)
+    names = {"y": found.y} | ({"trials": found.trials} if found.trials else {})
+    return {k: tables.column(table, c, keep=asked) for k, c in names.items()} | {
+        "x": {k: tables.column(table, c, keep=asked) for k, c in found.x.items()}}
 
 
 def _held_out(table: pa.Table, holdout: str | np.ndarray | None, split: str | None, inside: np.ndarray) -> np.ndarray:
@@ -268,6 +281,11 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "n_test": sum(sizes)}
 
 
+def widest(g: GroupFit) -> str:
+    """The predictor whose fitted values span the largest factor."""
+    return max(g.ranges, key=lambda k: g.ranges[k][1] / g.ranges[k][0] if g.ranges[k][0] > 0 else math.inf)
+
+
 def with_backtest(found: Fit, table: pa.Table, where: np.ndarray | None = None, **options: Any) -> Fit:
     """The fit with a back-test on its own rows: in each group the rows of the largest value of the widest predictor are held out.
 
@@ -280,8 +298,7 @@ def with_backtest(found: Fit, table: pa.Table, where: np.ndarray | None = None, 
         return replace(found, backtest={"reason": f"law {law.name} has no predictor to hold out"})
     out, factors = np.zeros(table.num_rows, bool), []
     for (_, rows), g in zip(tables.groups(table, found.group, inside), found.groups, strict=True):
-        widest = max(g.ranges, key=lambda k: g.ranges[k][1] / g.ranges[k][0])
-        values = tables.column(table, found.x[widest], keep=inside)[np.searchsorted(np.flatnonzero(inside), rows)]
+        values = tables.column(table, found.x[widest(g)], keep=inside)[np.searchsorted(np.flatnonzero(inside), rows)]
         out[rows[values == values.max()]] = True
         rest = values[values < values.max()]
         factors.append(float(values.max() / rest.max()) if len(rest) else math.nan)

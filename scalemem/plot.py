@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -126,3 +127,41 @@ def log_x(ax: Axes) -> Axes:
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
     ax.xaxis.set_minor_formatter(NullFormatter())
     return ax
+
+
+def axis(of: Any, values: Any, wide: float = 1.0, most: int = 6) -> None:
+    """Makes an axis (`ax.xaxis` or `ax.yaxis`) logarithmic where the values are positive and span more than the factor `wide`, with at most
+    about `most` labels, at plain numbers where they are short and powers of ten where they are not."""
+    from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
+
+    values = np.asarray(values, float)
+    values = values[np.isfinite(values)]
+    ax, which = of.axes, of.axis_name
+    of.set_major_formatter(lambda value, _: ticked(value))
+    of.set_major_locator(MaxNLocator(most - 1, steps=[1, 2, 2.5, 5, 10]))
+    if not len(values) or values.min() <= 0 or values.max() <= wide * values.min():
+        return
+    getattr(ax, f"set_{which}scale")("log")
+    low, high = values.min() / 1.5, values.max() * 1.5
+    for subs in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        ticks = [t for t in LogLocator(subs=subs, numticks=99).tick_values(low, high) if low <= t <= high]
+        if len(ticks) <= most + 1:
+            break
+    else:
+        ticks = ticks[::-(-len(ticks) // most)]
+    of.set_major_locator(FixedLocator(ticks))
+    of.set_major_formatter(lambda value, _: ticked(value))
+    of.set_minor_formatter(NullFormatter())
+
+
+def ticked(value: float) -> str:
+    r"""A tick's label.
+
+    >>> ticked(2e9), ticked(1e7), ticked(0.03), ticked(2500.0)
+    ('$2{\\times}10^{9}$', '$10^{7}$', '0.03', '2,500')
+    """
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:,.10g}"
+    power = math.floor(math.log10(abs(value)) + 1e-9)
+    lead = f"{value / 10.0**power:.6g}"
+    return f"$10^{{{power}}}$" if lead == "1" else rf"${lead}{{\times}}10^{{{power}}}$"

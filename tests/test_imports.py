@@ -50,7 +50,8 @@ MAY_IMPORT = {
     "allocation": ["forecasting"],
     "isoflop": ["allocation"],
     "report": ["fitting"],
-    "commands": ["study", "show", "prepare", "isoflop", "report"],
+    "picture": ["plot", "show"],
+    "commands": ["study", "show", "prepare", "isoflop", "report", "picture"],
     "cli": ["commands", "laws"],
     "__main__": ["cli"],
 }

@@ -113,10 +113,14 @@ def key(items: list[str]) -> dict[str, Any] | None:
 
 def forecast(args: argparse.Namespace) -> Outcome:
     """A forecast from a kept fit."""
-    from scalemem import forecasting, show
+    from scalemem import forecasting, picture, show
 
+    if args.figure:
+        picture.check(args.figure)
     console, found = console_of(args), kept(args.fit)
     made = [forecasting.forecast(found, at, interval=args.interval, group=key(args.group)) for at in points(args.at)]
+    if args.figure:
+        picture.save(lambda: picture.forecast(found, made, key(args.group)), args.figure)
     bodies = [f.to_json() for f in made]
     shared = [w for w in bodies[0]["warnings"] if all(w in b["warnings"] for b in bodies)]
     for b in bodies:
@@ -124,6 +128,8 @@ def forecast(args: argparse.Namespace) -> Outcome:
     console.print(f"  {escape(show.validation(found.backtest))}", soft_wrap=True, highlight=False)
     for text in shared:
         console.print(f"  [yellow]{escape(text)}[/]", soft_wrap=True)
+    if args.figure:
+        console.print(f"figure in {args.figure}", soft_wrap=True)
     return bodies[0] if len(bodies) == 1 else {"forecasts": bodies}, 0
 
 
@@ -146,10 +152,14 @@ def points(items: list[str]) -> list[dict[str, float]]:
 
 def backtest(args: argparse.Namespace) -> Outcome:
     """How well a law forecasts what was held out."""
-    from scalemem import forecasting, show
+    from scalemem import forecasting, picture, show
 
+    if args.figure:
+        picture.check(args.figure)
     console, (ready, columns) = console_of(args), read(args)
     result = forecasting.backtest(ready.table, args.law, holdout=args.holdout, split=args.split, where=ready.keep, **columns, **options(args))
+    if args.figure:
+        picture.save(lambda: picture.backtest(result), args.figure)
     counts, warned = _counts(ready, columns)
     body = result.to_json() | {"warnings": warned, "table": ready.to_json() | counts}
     show.rows(console, body["table"])
@@ -164,4 +174,6 @@ def backtest(args: argparse.Namespace) -> Outcome:
     found, share = body["summary"], body["summary"]["coverage"]["0.9"]
     console.print(f"rmse of the log, mean over groups: {show.number(found['rmse_log_mean'])}; 90 % intervals hold "
                   f"{'-' if share is None else f'{share:.0%}'} of {found['n_test']} held-out rows", soft_wrap=True)
+    if args.figure:
+        console.print(f"figure in {args.figure}", soft_wrap=True)
     return body, 0
