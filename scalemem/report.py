@@ -114,7 +114,9 @@ def _search(found: Fit, law: Law) -> dict[str, Any]:
     if law.name == AUTO:
         return {"optimizer": AVERAGED.format(tried=tried, kept=agreeing), "stopping": "not applicable", "starts": "none"}
     starts = ", ".join(f"{p.name} in {list(p.starts)}" for p in law.parameters if p.starts) or "chosen from the data"
-    return {**(INTEGRATED if law.shape is not None else SEARCH), "starts": starts, "tried": tried, "agreeing": agreeing}
+    again = sorted({g.interval_by for g in found.groups if g.interval_by.startswith("bootstrap")})
+    refits = {"refits": f"{'; '.join(again)}: rows drawn with replacement (seed 0), each fitted from the optimum by the same steps"} if again else {}
+    return {**(INTEGRATED if law.shape is not None else SEARCH), "starts": starts, "tried": tried, "agreeing": agreeing, **refits}
 
 
 def text(content: Mapping[str, Any], suffix: str) -> str:

@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 
@@ -287,3 +290,30 @@ def test_losses_trials_starts_and_bootstrap_reach_the_fit_and_its_backtest(count
 def test_bad_fitting_options_are_one_line_and_status_2(counts, capsys, argv):
     status, out, err = call(capsys, "fit", "counts.csv", "--y", "hits", "--x", "n", *argv)
     assert (status, out, err.count("\n")) == (2, "", 1), err
+
+
+def test_the_readme_forecasts_as_it_says(tmp_path, monkeypatch, capsys):
+    root = Path(__file__).parents[1]
+    text = (root / "README.md").read_text().partition("## Forecast a model you cannot train")[2].partition("\n## ")[0]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fits").symlink_to(root / "fits")
+    commands = [shlex.split(line)[1:] for line in text.splitlines() if line.startswith("    scalemem ")]
+    assert [c[0] for c in commands] == ["fit", "forecast", "forecast"]
+
+    def numbers(lines):
+        """Each forecast's x, median, low and high."""
+        return [[float(v.replace(",", "")) for v in re.findall(r"\d[\d,]+\d", line)] for line in lines if line.strip().startswith("forecast ")]
+
+    printed = []
+    for command in commands:
+        status, out, err = call(capsys, *command)
+        assert status == 0, err
+        printed += numbers(out.splitlines())
+    stated = numbers(text.splitlines())
+    assert [len(row) for row in stated] == [4] * 5
+    for want, got in zip(stated, printed, strict=True):
+        assert got == pytest.approx(want, rel=0.01)
+    for f, counted in zip(printed[3:], (1_675_077, 2_382_326), strict=True):
+        assert f[2] < counted < f[3]
+        assert f"{counted:,}" in text
+    assert (tmp_path / "pythia.png").stat().st_size > 10_000

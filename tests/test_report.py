@@ -147,6 +147,18 @@ def test_the_report_fills_in_the_checklist_and_invents_nothing(path, capsys, tmp
     assert (status, json.loads(out)["extrapolation"]) == (0, pytest.approx(500 / 128))
 
 
+def test_the_report_says_how_an_average_and_a_bootstrap_were_made(path, capsys, tmp_path):
+    for argv, name in ((("--bootstrap", "40"), "b.json"), (("--law", "auto"), "a.json"), ((), "c.json")):
+        call(capsys, "fit", path, *FIT, *argv, "--report", name)
+    boot, average, plain = (json.loads((tmp_path / name).read_text()) for name in ("b.json", "a.json", "c.json"))
+    assert boot["search"]["refits"].startswith("bootstrap of 40 refits: rows drawn with replacement")
+    assert boot["intervals"]["made by"] == "bootstrap of 40 refits"
+    assert "refits" not in plain["search"]
+    assert average["search"]["optimizer"].startswith("no search: ")
+    assert average["search"]["stopping"] == "not applicable"
+    assert average["form"]["formula"] == "an average over laws of x"
+
+
 def test_a_report_of_several_groups_has_a_row_for_each(path, capsys, tmp_path):
     fitted(capsys, path, "--derive", "late=N > 8", "--group", "late", "--report", "g.md")
     text = (tmp_path / "g.md").read_text()

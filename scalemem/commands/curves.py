@@ -81,7 +81,8 @@ def fit(args: argparse.Namespace) -> Outcome:
     show.rows(console, body["table"])
     show.fits(console, {args.y: body})
     if args.out:
-        console.print(f"fit kept in {args.out}; try: scalemem forecast {args.out} --at " + " --at ".join(f"{k}=VALUE" for k in found.x))
+        asked = [*(f"--group {k}=VALUE" for k in found.group), *(f"--at {k}=VALUE" for k in found.x)]
+        console.print(f"fit kept in {args.out}; try: {' '.join(['scalemem forecast', args.out, *asked])}", soft_wrap=True)
     if args.report:
         console.print(f"report in {args.report}", soft_wrap=True)
     return body, 0
