@@ -88,14 +88,16 @@ class Predictive:
         from scipy.special import stdtrit
         each = self.mean + self.sd * stdtrit(self.dof, p)
         low, high = each.min(axis=0), each.max(axis=0)
-        found = (low + high) / 2
+        order = np.argsort(each, axis=0)
+        middle = np.argmax(np.cumsum(self.weights[order], axis=0) >= 0.5, axis=0)
+        found = np.take_along_axis(each, np.take_along_axis(order, middle[None], 0), 0)[0]
         for _ in range(60 if len(each) > 1 else 0):
             excess = self._cdf(found) - p
             low, high = np.where(excess < 0, found, low), np.where(excess < 0, high, found)
             with np.errstate(all="ignore"):
                 step = found - excess / np.exp(self._log_density(found))
-            step = np.where((step > low) & (step < high), step, (low + high) / 2)
-            still, found = np.abs(step - found) > 1e-13 * (np.abs(step) + np.abs(high - low)), step
+            step = np.where((step >= low) & (step <= high), step, (low + high) / 2)
+            still, found = np.abs(step - found) > 1e-10 * np.abs(step), step
             if not still.any():
                 break
         return self.law.off_scale(found)
