@@ -254,3 +254,49 @@ def test_no_numbers_escape_as_another_error(law, data, loss):
         for e in one.at().parameters.values():
             assert not math.isnan(e.value) or e.status != "ok"
             assert e.status != "ok" or np.isfinite([e.low, e.high]).all()
+
+
+@pytest.mark.parametrize("law", ["power", "power_floor"])
+@pytest.mark.parametrize("loss", [*EVERY, "binomial", "beta_binomial"])
+@pytest.mark.parametrize(("unit_x", "unit_y"), [(1e6, 1.0), (1e-4, 1e3), (30.0, 1e-5)])
+def test_units_change_only_units(law, loss, unit_x, unit_y):
+    """y' = k y and x' = m x: exponents, their intervals and forecasts stay; the objective is that of the rows in their unit."""
+    counted = losses.parse(loss).counts
+    unit_y = 1.0 if counted else unit_y
+    table, y = (counts(), "k") if counted else (curve(), "y")
+    scaled = pa.table({"x": X * unit_x, y: table[y].to_numpy() * unit_y} | ({"n": table["n"]} if counted else {}))
+    options = {"loss": loss, "law": law, "y": y, "trials": "n" if counted else None}
+    one, two = found(table, **options), found(scaled, **options)
+    a, b = one.parameters["b"], two.parameters["b"]
+    assert (b.value, b.low, b.high) == pytest.approx((a.value, a.low, a.high), rel=2e-3)
+    factor = unit_y**2 if loss == "linear" else 1.0
+    assert two.objective == pytest.approx(factor * one.objective, rel=1e-6)
+    for k in {"e"} & set(one.parameters):
+        assert two.parameters[k].value == pytest.approx(unit_y * one.parameters[k].value, rel=1e-4)
+    spreads = [predictive(laws.get(law), g, {"x": np.array([1e5 * m])}) for g, m in ((one, 1.0), (two, unit_x))]
+    width = unit_y * (spreads[0].quantile(0.95) - spreads[0].quantile(0.05))[0]
+    for q in (0.05, 0.5, 0.95):  # 300 of 3,000 draws are kept, not the same ones in another unit
+        assert abs(spreads[1].quantile(q) - unit_y * spreads[0].quantile(q))[0] < 0.06 * width
+
+
+@pytest.mark.parametrize("loss", [*EVERY, "binomial", "beta_binomial"])
+def test_a_duplicate_row_counts_twice_in_the_objective(loss):
+    """The objective of a doubled row is the sum with that row twice, at the optimum of that sum."""
+    counted = losses.parse(loss).counts
+    table, y = (counts(), "k") if counted else (curve(), "y")
+    options = {"loss": loss, "y": y, "trials": "n" if counted else None}
+    twice = found(pa.concat_tables([table, table.slice(3, 1)]), **options)
+    weighted = found(table.append_column("w", pa.array(1 + (np.arange(len(X)) == 3))), weights="w", **options)
+    assert weighted.parameters == twice.parameters
+    assert (weighted.objective, weighted.n_rows) == (twice.objective, len(X) + 1)
+    assert twice.objective != found(table, **options).objective
+    law, chosen = laws.get("power_floor"), losses.parse(loss)
+    law = chosen.law(law)
+    theta = law.internal({k: e.value for k, e in twice.parameters.items()})
+    rows = np.append(np.arange(len(X)), 3)
+    target = chosen.target(law.on_scale(table[y].to_numpy().astype(float))[rows], table["n"].to_numpy().astype(float)[rows] if counted else None)
+    nuisance = np.array([twice.nuisance.get(chosen.nuisance, 0.0)])
+    if math.isnan(nuisance[0]):  # the counts scatter no more than a binomial's
+        chosen, nuisance = losses.parse("binomial"), np.zeros(1)
+    rho = chosen.terms(target, law.predict({"x": X[rows], "1": np.ones(len(rows))}, theta)[None], nuisance)[0]
+    assert twice.objective == pytest.approx(chosen.factor * float(rho.sum()), rel=1e-6)
