@@ -204,7 +204,9 @@ def _group_fit(law: Law, key: dict[str, Any], s: Sample, result: Result | TooFew
         return GroupFit(key, none, math.nan, len(s), 0, 0, math.nan, ranges, None, (str(result),), rows=rows)
     estimates = {k: Estimate(e.value, e.low, e.high, unit[k], e.status) for k, e in result.estimates.items()}
     notes = [f"{k}: {e.status}" for k, e in estimates.items() if e.status != "ok"]
-    if s.copies():
+    if s.copies() and law.name == averaging.AUTO:
+        notes.append(f"{s.copies()} rows repeat another one exactly: they are one row with that weight, and no sign that runs have no noise")
+    elif s.copies():
         notes.append(f"{s.copies()} rows repeat another one exactly: they count as runs of their own; drop them if they are copies")
     return GroupFit(key, estimates, result.objective, len(s), result.tried, result.agreeing, result.lack_of_fit, ranges,
                     result.posterior, (*notes, *result.warnings), result.posterior.correlation(law.names), result.interval_by,

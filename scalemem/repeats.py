@@ -34,12 +34,12 @@ def count(table: pa.Table, keep: np.ndarray, y: str, x: Mapping[str, str], group
             "copies": int(keep.sum() - len(np.unique(pair[keep]))), "replicates": int((several[at] & keep).sum()) if point else 0}
 
 
-def told(counts: Mapping[str, int], used: int) -> list[str]:
-    """The warnings that repetitions deserve."""
+def told(counts: Mapping[str, int], used: int, once: bool = False) -> list[str]:
+    """The warnings that repetitions deserve; `once` where copies are merged, as in the average over laws."""
     d, c = counts["duplicates"], counts["copies"]
-    found = [f"{d} of {used} rows repeat an earlier one in every column: they count as runs of their own; {DISTINCT} drops them"] * (d > 0)
-    return found + [f"{c - d} of {used} rows repeat an earlier one in group, x and y but not in every column: they count as runs of their own"
-                    ] * (c > d)
+    so = "they are fitted as one row of that weight" if once else "they count as runs of their own"
+    found = [f"{d} of {used} rows repeat an earlier one in every column: {so}; {DISTINCT} drops them"] * (d > 0)
+    return found + [f"{c - d} of {used} rows repeat an earlier one in group, x and y but not in every column: {so}"] * (c > d)
 
 
 def codes(table: pa.Table, names: Sequence[str]) -> np.ndarray:

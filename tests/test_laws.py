@@ -183,3 +183,18 @@ def test_a_mixture_has_the_quantiles_of_its_cdf_and_a_density_that_is_its_slope(
         assert spread.cdf(spread.quantile(p)) == pytest.approx(p, abs=1e-9)
     slope = (spread.cdf(np.array([1.001])) - spread.cdf(np.array([0.999]))) / 0.002
     assert np.exp(spread.log_density(np.array([1.0]))) == pytest.approx(slope, rel=1e-4)
+
+
+@pytest.mark.parametrize("sd", [1e-12, 1e-3, 1.0])
+def test_quantiles_of_draws_without_noise_are_those_of_the_draws(sd):
+    """A distribution that is a staircase, beside one component that is 1e30 times as wide."""
+    points, law = np.random.default_rng(0).standard_normal((300, 1)), laws.get("constant")
+    stairs = Posterior(np.full(300, 1 / 300), points, np.zeros((300, 1, 1)), sd, 0.0, 9.0, np.zeros((0, 1))).predict(law, {})
+    for p in (0.05, 0.5, 0.951):
+        assert stairs.cdf(stairs.quantile(p)) == pytest.approx(p, abs=0.5 / 300)
+        if sd < 1e-6:
+            assert stairs.quantile(p)[0] == pytest.approx(np.quantile(points, p), abs=0.05)
+    wide = np.append(np.zeros((300, 1, 1)), [[[1e60]]], axis=0)
+    both = Posterior(np.full(301, 1 / 301), np.append(points, [[0.0]], axis=0), wide, sd, 0.0, 9.0, np.zeros((0, 1))).predict(law, {})
+    for p in (0.05, 0.5, 0.951):
+        assert both.cdf(both.quantile(p)) == pytest.approx(p, abs=0.5 / 300)

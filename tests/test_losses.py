@@ -276,7 +276,7 @@ def test_units_change_only_units(law, loss, unit_x, unit_y):
     spreads = [predictive(laws.get(law), g, {"x": np.array([1e5 * m])}) for g, m in ((one, 1.0), (two, unit_x))]
     width = unit_y * (spreads[0].quantile(0.95) - spreads[0].quantile(0.05))[0]
     for q in (0.05, 0.5, 0.95):  # 300 of 3,000 draws are kept, not the same ones in another unit
-        assert abs(spreads[1].quantile(q) - unit_y * spreads[0].quantile(q))[0] < 0.06 * width
+        assert abs(spreads[1].quantile(q) - unit_y * spreads[0].quantile(q))[0] < 0.12 * width
 
 
 @pytest.mark.parametrize("loss", [*EVERY, "binomial", "beta_binomial"])

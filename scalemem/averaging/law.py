@@ -61,7 +61,7 @@ def estimate(law: Law, s: Sample, interval: float) -> Result:
         estimates["asymptote"] = _quantiles(found, weights / weights.sum(), mean, variance, ends)
     curve = found.weights @ found.curves(found.rows.below(s.x))[0]
     size = s.y if found.rows.relative else found.rows.level
-    notes = [f"{len(s)} rows were averaged over {len(found.rows.y)} steps of log x"] * (len(found.rows.y) < len(s))
+    notes = [f"{len(s)} rows were averaged over {len(found.rows.y)} steps of log x"] * (len(found.rows.y) < len(s) - s.copies())
     return Result(estimates, found, float(np.sum(((s.y - curve) / size) ** 2)), sum(f.members for f in found.families), len(found.weights),
                   math.nan, tuple(notes), interval_by=f"Bayesian average over {len(found.families)} families of curves")
 

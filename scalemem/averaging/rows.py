@@ -29,13 +29,18 @@ class Rows:
 
     @classmethod
     def of(cls, x: Mapping[str, np.ndarray], y: np.ndarray) -> Rows:
-        """Sorts the rows, so that their order changes nothing, and averages neighbours over equal steps of log x where there are many."""
+        """Sorts the rows, so that their order changes nothing, merges copies, and averages neighbours over equal steps of log x where there
+        are many. Rows of equal x and y, to the last digit, are one row that stands for all: as replicates they would say that runs have no noise."""
         names = tuple(x)
         logs = np.log(np.stack([np.asarray(x[k], float) for k in names], -1))
         order = np.lexsort((y, *logs.T[::-1]))
         logs, y = logs[order], np.asarray(y, float)[order]
+        new = np.ones(len(y), bool)
+        new[1:] = np.any(np.diff(logs, axis=0) != 0, axis=1) | (np.diff(y) != 0)
+        times = np.diff(np.append(np.flatnonzero(new), len(y))).astype(float)
+        logs, y = logs[new], y[new]
         frontier, relative = logs.max(axis=0), bool(np.all(y > 0))
-        z, y, count = _thin(logs - frontier, y, relative)
+        z, y, count = _thin(logs - frontier, y, times, relative)
         third = max(len(y) // 3, 1)
         if relative:
             level = float(y[-1]) if len(names) == 1 else float(np.exp(np.mean(np.log(y))))
@@ -70,11 +75,11 @@ class Rows:
         return (self.level, s.highest * self.level) if self.rising and len(self.names) == 1 else (0.0, self.level)
 
 
-def _thin(z: np.ndarray, y: np.ndarray, relative: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _thin(z: np.ndarray, y: np.ndarray, times: np.ndarray, relative: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if z.shape[1] > 1 or len(z) <= MOST:
-        return z, y, np.ones(len(z))
+        return z, y, times
     cell = np.minimum(((z[:, 0] - z[0, 0]) / max(-z[0, 0], 1e-300) * MOST).astype(int), MOST - 1)
-    count = np.bincount(cell, minlength=MOST)
+    count = np.bincount(cell, times, MOST)
     full = count > 0
-    value = np.bincount(cell, np.log(y) if relative else y, MOST)[full] / count[full]
-    return (np.bincount(cell, z[:, 0], MOST)[full] / count[full])[:, None], np.exp(value) if relative else value, count[full].astype(float)
+    value = np.bincount(cell, times * (np.log(y) if relative else y), MOST)[full] / count[full]
+    return (np.bincount(cell, times * z[:, 0], MOST)[full] / count[full])[:, None], np.exp(value) if relative else value, count[full]

@@ -48,12 +48,13 @@ def options(args: argparse.Namespace) -> dict[str, Any]:
     return {k: getattr(args, k) for k in ("interval", "loss", "trials", "starts", "bootstrap")}
 
 
-def _counts(ready: Prepared, columns: dict[str, Any]) -> tuple[dict[str, int], list[str]]:
+def _counts(ready: Prepared, columns: dict[str, Any], law: str) -> tuple[dict[str, int], list[str]]:
     """How many rows repeat others, and the warnings that this deserves."""
     from scalemem import repeats
+    from scalemem.averaging import AUTO
 
     counts = repeats.count(ready.table, ready.keep, columns["y"], columns["x"] or {}, columns["group"])
-    return counts, repeats.told(counts, int(ready.keep.sum()))
+    return counts, repeats.told(counts, int(ready.keep.sum()), law == AUTO)
 
 
 def fit(args: argparse.Namespace) -> Outcome:
@@ -70,7 +71,7 @@ def fit(args: argparse.Namespace) -> Outcome:
         if error:
             raise error
     found = forecasting.with_backtest(found, ready.table, ready.keep, **options(args))
-    counts, warned = _counts(ready, columns)
+    counts, warned = _counts(ready, columns, args.law)
     own = [w for w in found.warnings if not (warned and "repeat another one exactly" in w)]
     found = replace(found, where=ready.where, warnings=(*warned, *own))
     body = found.to_json() | {"table": ready.to_json() | counts | {"notes": notes}}
@@ -161,7 +162,7 @@ def backtest(args: argparse.Namespace) -> Outcome:
     result = forecasting.backtest(ready.table, args.law, holdout=args.holdout, split=args.split, where=ready.keep, **columns, **options(args))
     if args.figure:
         picture.save(lambda: picture.backtest(result), args.figure)
-    counts, warned = _counts(ready, columns)
+    counts, warned = _counts(ready, columns, args.law)
     body = result.to_json() | {"warnings": warned, "table": ready.to_json() | counts}
     show.rows(console, body["table"])
     rows = [{**r["group"], **{k: v for k, v in r.items() if k not in ("group", "coverage")}, "in 90 %": r["coverage"]["0.9"]} for r in body["rows"]]
