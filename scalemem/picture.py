@@ -90,11 +90,10 @@ def forecast(found: Fit, made: Sequence[Forecast], group: Any = None) -> Figure:
     low.set_xlabel(_label(found, found.x[name], name))
     top.set_ylabel(_measured(found))
     each = sorted(zip(*top.get_legend_handles_labels(), strict=True), key=lambda item: _rank(item[1]))
-    top.legend([h for h, _ in each], [text for _, text in each], loc="best", ncols=2)
+    fig.legend([h for h, _ in each], [text for _, text in each], loc="outside upper left", ncols=4, title=key_text(g.key) or None,
+               alignment="left")  # above the axes, where it hides no row
     if shade is not None:
         fig.colorbar(shade[0], ax=top, label=_label(found, found.x[shade[1]], shade[1]), pad=0.01)
-    if g.key:
-        top.set_title(key_text(g.key), loc="left")
     _caption(fig, _said(found, g, made, name, held))
     return fig
 
@@ -130,9 +129,9 @@ def backtest(result: Backtest) -> Figure:
     s, share = result.summary, result.summary["coverage"]["0.9"]
     more = f" The first {GROUPS} of {len(result.rows)} groups are drawn." if len(result.rows) > GROUPS else ""
     failed = f" {s['n_failed']} groups could not be tested." if s["n_failed"] else ""
-    bands = "bands" if len(found.x) == 1 else "bars at each held-out row's own predictors"
-    _caption(fig, f"Back-test of law {found.law}. Filled: fitted rows. Open: held-out rows. Line and {bands}: median, 50 % and 90 % intervals "
-             f"of a new run, from the fitted rows alone; e: rmse of the log over a group's held-out rows. Over all {s['n_groups']} groups: "
+    bands = "Line and bands: median," if len(found.x) == 1 else "Bars, at each held-out row's own predictors:"
+    _caption(fig, f"Back-test of law {found.law}. Filled: fitted rows. Open: held-out rows. {bands} 50 % and 90 % intervals "
+             f"of a new run, from the fitted rows alone; e: rmse of the log over a group's held-out rows. Groups: {s['n_groups']}; "
              f"mean rmse of the log {number(s['rmse_log_mean'])}, 90 % intervals hold {_percent(share)} of {s['n_test']} held-out rows."
              + TRUST * (found.law == AUTO) + more + failed)
     return fig
@@ -289,7 +288,8 @@ def _said(found: Fit, g: GroupFit, made: Sequence[Forecast], name: str, held: Ma
         parts.append(f"Curves are at {fixed}; the rows have their own values, so they need not lie on them (residuals are at their own).")
     told = validation(found.backtest)
     parts.append(f"{told[0].upper()}{told[1:]}.")
-    warned = dict.fromkeys(w for f in made for w in f.warnings if w != "not back-tested" and ": not identified" not in w)
+    furthest = max(made, key=lambda f: f.extrapolation)
+    warned = dict.fromkeys(w for w in furthest.warnings if w != "not back-tested" and ": not identified" not in w)
     parts += [f"{w[0].upper()}{w[1:]}." for w in list(warned)[:3]]
     return " ".join(parts)
 

@@ -1,6 +1,7 @@
 """Figures of forecasts and back-tests: what is drawn is what was fitted and forecast, and the caption says what a reader must know."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pytest
 
 from scalemem import cli, picture, plot
 from scalemem.fitting import Fit, fit
-from scalemem.forecasting import backtest, forecast, with_backtest
+from scalemem.forecasting import Forecast, backtest, forecast, with_backtest
 from scalemem.tables import TableError
 
 N = np.array([1e6, 3e6, 1e7, 3e7, 1e8, 3e8])
@@ -19,7 +20,7 @@ GRID = pa.Table.from_pylist([{"n": float(n), "d": d, "loss": float((1.7 + 400 * 
                              for i, (n, d) in enumerate((n, d) for n in N for d in (1e8, 1e9, 1e10))])
 
 
-def drawn(table, law, x, made, **options):
+def drawn(table, law, x, made, **options) -> tuple[Any, Fit, list[Forecast]]:
     found = with_backtest(fit(table, law, y="loss", x=x, **options), table, **options)
     found = Fit.from_json(json.loads(json.dumps(found.to_json())))  # as from the fit file
     asked = [forecast(found, at) for at in made]
@@ -27,7 +28,7 @@ def drawn(table, law, x, made, **options):
         return picture.forecast(found, asked), found, asked
 
 
-def labelled(ax):
+def labelled(ax) -> dict[str, Any]:
     return dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
 
 
@@ -115,7 +116,7 @@ def test_a_backtest_has_a_panel_for_each_group():
     table = pa.Table.from_pylist([{"n": float(n), "loss": float(a * n**-0.1), "g": g} for g in range(30) for a in [3 + g] for n in N])
     result = backtest(table, "power", y="loss", x="n", group="g", holdout="n > 5e7")
     with plot.style():
-        figure = picture.backtest(result)
+        figure: Any = picture.backtest(result)
     panels = [ax for ax in figure.axes if ax.lines]
     assert len(panels) == 24
     fitted, held = panels[3].lines[0].get_xdata(), panels[3].lines[1]
@@ -126,7 +127,7 @@ def test_a_backtest_has_a_panel_for_each_group():
     assert figure.get_size_inches()[0] == 7
     several = backtest(GRID, "chinchilla", y="loss", x={"n_params": "n", "n_tokens": "d"}, holdout="n > 2e8")
     with plot.style():
-        figure = picture.backtest(several)
+        figure: Any = picture.backtest(several)
     bars = figure.axes[0].collections
     assert [len(b.get_segments()) for b in bars] == [3, 3]  # 90 % and 50 % at each held-out row
     assert all(wide[1, 1] - wide[0, 1] > thin[1, 1] - thin[0, 1] for wide, thin in zip(*(b.get_segments() for b in bars), strict=True))
