@@ -65,7 +65,8 @@ def moved(s: Settings, rng: np.random.Generator) -> Settings:
     """Settings with one to three of their numbers changed by a random factor."""
     for _ in range(rng.integers(1, 4)):
         field = rng.choice([*PAIRS, *SINGLE, "falling", "rising", "one", "damping"])
-        by, value = math.exp(0.4 * rng.normal()), getattr(s, field, None)
+        by = math.exp(0.4 * rng.normal())
+        value: Any = getattr(s, field, None)
         if field in SINGLE:
             new: Any = {field: value * by}
         elif field in PAIRS:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIZE, CAPTION, LINE = (7.0, 4.5), 132, 0.135  # inches; characters and inches of a line of the caption
-TRUST = " An average trusts late rows most: early rows may lie off its curve."
+TRUST = " An average trusts its laws near the largest rows; before them its median follows the rows."
 LEAST, DRAWS, GROUPS = 0.02, 30, 24  # weight of a family that is drawn, draws of a single law, panels of a back-test
 GREY, BAND = "#777777", COLOURS[0]
 
@@ -74,7 +74,7 @@ def forecast(found: Fit, made: Sequence[Forecast], group: Any = None) -> Figure:
         at = {k: np.full(len(line), v) for k, v in held.items()} | {name: line}
         spread = predictive(law, g, at)
         _candidates(top, law, g, at, line)
-        _bands(top, g, line, at, spread.quantile, name)
+        _bands(top, g, line, spread.quantile, name)
         middle = spread.quantile(0.5)
         seen += [middle[np.isfinite(middle)], *([f.low, f.median, f.high] for f in made if math.isfinite(f.median))]
         for i, f in enumerate(made):
@@ -156,7 +156,7 @@ def _panel(ax: Axes, found: Fit, row: Mapping[str, Any], held: Mapping[str, Any]
         line = _grid(min(xs), max(xs)) if len(found.x) == 1 else held["x"][name]
         spread = predictive(law, g, {name: line} if len(found.x) == 1 else held["x"])
         if len(found.x) == 1:
-            _bands(ax, g, line, {name: line}, spread.quantile, name)
+            _bands(ax, g, line, spread.quantile, name)
         else:
             for level, width in ((0.9, 0.8), (0.5, 2.2)):
                 ax.vlines(line, spread.quantile((1 - level) / 2), spread.quantile((1 + level) / 2), color=BAND, linewidth=width, alpha=0.6)
@@ -194,14 +194,12 @@ def _held_out(g: GroupFit) -> np.ndarray:
     return values == values.max()
 
 
-def _bands(ax: Axes, g: GroupFit, line: np.ndarray, at: Mapping[str, np.ndarray], quantile: Callable[[float], np.ndarray], name: str) -> None:
-    """The median, dashed outside the fitted range, and the bands: of an average beyond the frontier only, as that is where it forecasts."""
+def _bands(ax: Axes, g: GroupFit, line: np.ndarray, quantile: Callable[[float], np.ndarray], name: str) -> None:
+    """The median, dashed outside the fitted range, and the bands."""
     middle, (low, high) = quantile(0.5), g.ranges[name]
-    inside, banded = (line >= 0.999 * low) & (line <= 1.001 * high), np.ones(len(line), bool)
-    if isinstance(g.posterior, Average):
-        banded = g.posterior.rows.below(at).max(axis=1) >= -0.01
+    inside = (line >= 0.999 * low) & (line <= 1.001 * high)
     for level, alpha in ((0.9, 0.14), (0.5, 0.22)):
-        ax.fill_between(line, quantile((1 - level) / 2), quantile((1 + level) / 2), where=banded.tolist(), color=BAND, alpha=alpha, linewidth=0,
+        ax.fill_between(line, quantile((1 - level) / 2), quantile((1 + level) / 2), color=BAND, alpha=alpha, linewidth=0,
                         label=f"{_percent(level)} of new runs")
     ax.plot(line, np.where(inside, middle, math.nan), color=BAND, label="median", zorder=2.5)
     ax.plot(line, middle, color=BAND, linestyle=(0, (2, 2)), linewidth=0.9, zorder=2.5)

@@ -14,6 +14,7 @@ from scipy import stats
 from scalemem import laws, tables
 from scalemem.fitting import Fit, fit
 from scalemem.forecasting import predictive
+from scalemem.laws.posterior import Posterior
 from scalemem.laws.quadrature import integrate
 from scalemem.laws.sample import Sample
 from scalemem.tables import TableError, TooFewRows
@@ -267,8 +268,8 @@ def test_groups_of_an_exposure_fit_share_their_noise():
     table = pa.table({"e": e, "y": 3 - 9 * e**-0.5 + sd * rng.standard_normal(24), "d": np.repeat([8, 16], 12)})
     found = fit(table, "exposure", y="y", x="e", group="d")
     one, two = (g.posterior for g in found.groups)
-    assert one is not None
-    assert two is not None
+    assert isinstance(one, Posterior)
+    assert isinstance(two, Posterior)
     assert one.noise_sd == two.noise_sd
     assert 0.02 < one.noise_sd < 0.05
     assert one.dof == 16 + 4
@@ -292,8 +293,8 @@ def test_misfit_is_shared_by_equal_x_even_between_sets_of_replicates():
     table = pa.table({"e": np.repeat([125.0, 250, 500, 1000], 4), "n": np.tile([1, 1, 2, 2], 4),
                       "y": 3 - 9 * np.repeat([125.0, 250, 500, 1000], 4) ** -0.5 + np.tile([0.01, -0.01, 0.21, 0.19], 4)})
     pooled, apart = (fit(table, "exposure", y="y", x="e", replicates=r).at().posterior for r in ((), ("n",)))
-    assert pooled is not None
-    assert apart is not None
+    assert isinstance(pooled, Posterior)
+    assert isinstance(apart, Posterior)
     assert pooled.noise_sd > 3 * apart.noise_sd
 
 

@@ -10,6 +10,7 @@ from scipy import stats
 
 from scalemem.fitting import Fit, fit
 from scalemem.forecasting import backtest, coverage, forecast, growth, with_backtest
+from scalemem.laws.posterior import Posterior
 from scalemem.tables import TableError, TooFewRows
 
 # capacity-recipe.md, exposure ladder of L1 d16 V128 S32: means of seeds
@@ -73,7 +74,7 @@ def test_the_interval_is_predictive_and_grows():
     widths = [math.log(f.high / f.low) for f in (forecast(found, {"n": n}) for n in (4, 32, 1024))]
     assert widths == sorted(widths)
     posterior = found.at().posterior
-    assert posterior is not None
+    assert isinstance(posterior, Posterior)
     assert widths[0] > 2 * 1.6 * posterior.noise_sd  # wider than run noise alone
 
 

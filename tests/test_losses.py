@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -126,7 +127,7 @@ def test_the_free_huber_scale_is_its_maximum_likelihood():
         size = np.abs(r / s)
         return float(np.sum(np.where(size <= d, size**2 / 2, d * (size - d / 2)) + math.log(area * s)))
 
-    best = optimize.minimize_scalar(cost, bounds=(-20, 0), method="bounded", options={"xatol": 1e-10})
+    best: Any = optimize.minimize_scalar(cost, bounds=(-20, 0), method="bounded", options={"xatol": 1e-10})
     assert one.nuisance["scale"] == pytest.approx(math.exp(best.x), rel=1e-5)
     assert one.objective == pytest.approx(best.fun, rel=1e-9)
 

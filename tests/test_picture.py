@@ -76,10 +76,14 @@ def test_a_forecast_shows_rows_laws_bands_and_residuals(law):
     assert (top.get_yscale(), top.get_ylabel(), low.get_xlabel()) == ("linear", "loss", "n")
 
 
-def test_the_bands_of_an_average_begin_at_the_frontier():
-    figure, _, _ = drawn(ONE, "auto", {"x": "n"}, [{"x": 1e9}])
+def test_the_median_of_an_average_follows_rows_that_its_laws_do_not():
+    n = np.geomspace(1, 1e4, 15)
+    table = pa.table({"n": n, "loss": np.where(n < 50, 1.0, 0.2) + n**-0.3})
+    figure, _, _ = drawn(table, "auto", {"x": "n"}, [{"x": 3e4}])
     band = labelled(figure.axes[0])["90 % of new runs"].get_paths()[0].vertices[:, 0]
-    assert band.min() == pytest.approx(N.max(), rel=0.05)
+    assert band.min() < n.min() < n.max() < band.max()
+    residuals = np.concatenate([c.get_ydata() for c in figure.axes[1].lines[1:]])
+    assert np.abs(residuals).max() < 15  # per cent, where the step is of a factor of 2 or more
 
 
 def test_several_predictors_are_drawn_along_the_one_extrapolated_furthest():

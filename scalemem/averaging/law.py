@@ -59,7 +59,7 @@ def estimate(law: Law, s: Sample, interval: float) -> Result:
         estimates["asymptote"] = Estimate(math.nan, math.nan, math.nan, "", status)
     else:
         estimates["asymptote"] = _quantiles(found, weights / weights.sum(), mean, variance, ends)
-    curve = found.weights @ found.curves(found.rows.below(s.x))[0]
+    curve = found.weights @ found.predict(s.x).mean
     size = s.y if found.rows.relative else found.rows.level
     notes = [f"{len(s)} rows were averaged over {len(found.rows.y)} steps of log x"] * (len(found.rows.y) < len(s) - s.copies())
     return Result(estimates, found, float(np.sum(((s.y - curve) / size) ** 2)), sum(f.members for f in found.families), len(found.weights),

@@ -22,15 +22,16 @@ class Misfit(NamedTuple):
     damping: float = 0.0
     length: float = 1.0
 
-    def covariance(self, z: np.ndarray) -> np.ndarray:
-        """rho sum_k c(z_ik, z_jk), (n, n), for log x below the frontier, z (n, d) <= 0.
+    def covariance(self, z: np.ndarray, other: np.ndarray | None = None) -> np.ndarray:
+        """rho sum_k c(z_ik, w_jk), (n, m), for log x below the frontier, z (n, d) <= 0 and `other` w (m, d), by default z.
 
-        With s = min(-z_i, -z_j) and t = max(-z_i, -z_j): c = s for a walk, s^2 t / 2 - s^3 / 6 for its integral, and
+        With s = min(-z_i, -w_j) and t = max(-z_i, -w_j): c = s for a walk, s^2 t / 2 - s^3 / 6 for its integral, and
         exp(-(t - s) / length) for a memory.
         """
-        total = np.zeros((len(z), len(z)))
-        for s in -z.T:
-            near, far = np.minimum(s[:, None], s), np.maximum(s[:, None], s)
+        other = z if other is None else other
+        total = np.zeros((len(z), len(other)))
+        for s, t in zip(-z.T, -other.T, strict=True):
+            near, far = np.minimum(s[:, None], t), np.maximum(s[:, None], t)
             if self.kind == "memory":
                 total += np.exp((near - far) / self.length) / z.shape[1]
             else:

@@ -79,15 +79,42 @@ class Average:
 
     @np.errstate(all="ignore")
     def predict(self, x: Mapping[str, np.ndarray]) -> Predictive:
-        """The distribution of a new run's y at m points {predictor: (m,)}: curve + misfit + noise; NaN where they exceed all numbers."""
+        """The distribution of a new run's y at m points {predictor: (m,)}: curve + misfit + noise; NaN where they exceed all numbers.
+
+        Among the rows the misfit is the one that they show: a curve that runs below early rows is lifted to them.
+        """
         z = self.rows.below(x)
         mean, variance = self.curves(z)
         growth = np.stack([m.beyond(z, self.settings.forward) for m in self.rows.misfits(self.settings)])[self.misfit]
+        within = np.all(z <= 0, axis=1)
+        if within.any():
+            mean[:, within], variance[:, within], growth[:, within] = self._among(z[within], mean[:, within], variance[:, within],
+                                                                                  growth[:, within])
         size = mean if self.rows.relative else self.rows.level
         sd = np.sqrt(variance + self.noise[:, None] * size**2 * (1 + growth))
         mean = np.where(np.isfinite(mean + sd).all(axis=0), mean, math.nan)
         return Predictive(_POSITIVE if self.rows.relative else _ANY, self.weights, mean, np.maximum(sd, 1e-12 * self.rows.level),
                           self.dof[:, None])
+
+    def _among(self, z: np.ndarray, mean: np.ndarray, variance: np.ndarray, growth: np.ndarray) -> list[np.ndarray]:
+        """Points among the rows under walks and drifts: the curves lifted by the misfit, and what is left of both variances.
+
+        With r = 1 - f / y the rows' residuals, K their covariance, c that with a point and g = K^-1 c: f / (1 - g r) is the mean, c_0 - g c
+        the misfit's variance, and (1 - sum g)^2 of the curve's variance is left (exact for a constant).
+        """
+        rows, moved = self.rows, [mean.copy(), variance.copy(), growth.copy()]
+        rest = (rows.y - self.curves(rows.z)[0]) / rows.scale
+        for i, m in enumerate(rows.misfits(self.settings)):
+            at = np.flatnonzero(self.misfit == i)
+            if not len(at) or m.kind == "memory" or m.rho == 0:
+                continue
+            shared = m.covariance(z, rows.z)
+            gain = np.linalg.solve(m.covariance(rows.z) + np.diag(1 / rows.count), shared.T)
+            lift = rest[at] @ gain
+            moved[0][at] = mean[at] / (1 - np.minimum(lift, 0.9)) if rows.relative else mean[at] + rows.level * lift
+            moved[1][at] = variance[at] * (1 - np.clip(gain.sum(axis=0), 0.0, 1.0)) ** 2
+            moved[2][at] = np.maximum(np.diag(m.covariance(z)) - np.einsum("mn,nm->m", shared, gain), 0.0)
+        return moved
 
     def asymptote(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Weights, means and variances of the asymptote over the components that have one; the weights need not sum to 1."""

@@ -51,9 +51,9 @@ def draws(problem: Problem, theta: np.ndarray, least: float, free: np.ndarray, c
         off = drawn[:, free] - centre
         spread = 1.2**2 * (off * weights[:, None]).T @ off
     effective = 1 / float(np.sum(weights**2))
-    scaled = (drawn[:, free] - centre) / np.sqrt(np.diag(spread))
-    longest = np.linalg.svd(scaled * np.sqrt(weights)[:, None], full_matrices=False)[2][0]
-    order = np.argsort(scaled @ longest)  # kept at even steps along the longest axis, so that few represent many
+    about = z - weights @ z  # what was drawn before units came in
+    longest = np.linalg.svd(about * np.sqrt(weights)[:, None], full_matrices=False)[2][0]
+    order = np.argsort(about @ longest * np.sign(longest[np.argmax(np.abs(longest))]))  # kept at even steps along it: few represent many
     picked = drawn[order][np.searchsorted(np.cumsum(weights[order]), (np.arange(KEPT) + 0.5) / KEPT).clip(max=DRAWS - 1)]
     notes = [f"predictive interval is rough: {effective:.0f} effective draws"] * (effective < 100)
     return picked, np.full(KEPT, 1 / KEPT), np.zeros((KEPT, len(theta), len(theta))), notes
