@@ -27,8 +27,8 @@ from scalemem.averaging.mixture import average
 from scalemem.averaging.settings import SETTINGS, Settings
 
 TARGETS = {"NMT": 0.009, "LM": 0.0007, "BIG-Bench": 0.0075, "nanoGPT": 0.015}
-PAIRS = ("power", "growth", "floor", "plateau", "plateau_width", "broken", "broken_width")
-SINGLE = ("latest_break", "noise_sd", "noise_dof", "forward", "shrinkage", "doubt")
+PAIRS = ("doubt", "shrinkage", "power", "growth", "floor", "plateau", "plateau_width", "broken", "broken_width")
+SINGLE = ("latest_break", "noise_sd", "noise_dof", "forward")
 
 
 def origins(curves: list[Curve]) -> list[Curve]:

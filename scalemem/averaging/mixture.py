@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from scalemem.averaging.rows import Rows
+from scalemem.averaging.search import Search, combine
 from scalemem.averaging.settings import SETTINGS, Settings
-from scalemem.averaging.shapes import Family, build, families, normals
-from scalemem.averaging.weighing import Block, weigh
+from scalemem.averaging.shapes import Family, build, families
+from scalemem.averaging.weighing import weigh
 from scalemem.laws.base import Law
 from scalemem.laws.posterior import Predictive
 
@@ -71,7 +71,7 @@ class Average:
             if damping[at].any():
                 frontier = np.moveaxis(near.columns(np.minimum(z, 0.0))[..., index], -1, 0)
                 taken = damping[at][:, None, None] * (h - frontier)
-                doubt = self.settings.doubt * np.einsum("kqm,kq->km", taken, self.beta[at, :q])
+                doubt = self.settings.doubt[self.rows.rising] * np.einsum("kqm,kq->km", taken, self.beta[at, :q])
                 h = h if self.rows.rising else h - taken
             mean[at] = np.einsum("kqm,kq->km", h, self.beta[at, :q])
             variance[at] = np.einsum("kqm,kqp,kpm->km", h, self.covariance[at, :q, :q], h) + doubt**2
@@ -132,8 +132,9 @@ class Average:
 def average(x: Mapping[str, np.ndarray], y: np.ndarray, settings: Settings = SETTINGS) -> Average:
     """Weighs every curve of every family under every misfit by its evidence; shares of families are then shrunk towards their priors.
 
-    A second set of members is drawn, for each family, from a normal distribution about where the weight of the first set lies, and both
-    are weighed by prior over mixture of prior and normal, so that sharp evidence is resolved without a prior that knows it.
+    Two more sets of members are drawn, for each family, from normal distributions about where the weight lies, and (those of one exponent)
+    about where it lies with the stiffest misfit; all are weighed by prior over mixture of prior and normals, so that sharp evidence is
+    resolved.
 
     Args:
       x: {predictor: (n,)}, positive. y: (n,), finite. At least two rows with different x.
@@ -151,18 +152,22 @@ def average(x: Mapping[str, np.ndarray], y: np.ndarray, settings: Settings = SET
     """
     rows = Rows.of(x, y)
     known = families(rows.far, settings, rows.rising)
-    priors = [np.full(f.members, -math.log(f.members)) for f in known]
+    searches = [Search(f.points, []) for f in known]
     blocks = weigh(rows, settings, known, range(len(known)), [0] * len(known))
-    found = _combine(rows, settings, priors, blocks, known)
-    added, first = {}, {}
-    for i, f in enumerate(known):
-        mine = found.family == i
-        extra, priors[i] = _zoom(f, np.bincount(found.member[mine], found.weights[mine], f.members), settings.zoom)
-        if len(extra):
-            added[i], first[i] = build(f.name, extra, rows.far, settings), f.members
-            known[i] = build(f.name, np.concatenate([f.points, extra]), rows.far, settings)
-    blocks += weigh(rows, settings, list(added.values()), list(added), list(first.values()))
-    found = _combine(rows, settings, priors, blocks, known)
+    found = combine(rows, settings, searches, blocks, known)
+    stiff = int(np.argmin([m.rho for m in rows.misfits(settings)]))
+    for share, misfit in ((settings.zoom, None), (settings.focus, stiff)):
+        added, first = {}, {}
+        for i, f in enumerate(known):
+            if misfit is not None and f.points.shape[1] != 1:
+                continue
+            mine = (found.family == i) & (misfit is None or found.misfit == misfit)
+            extra = searches[i].zoom(np.bincount(found.member[mine], found.weights[mine], f.members), share)
+            if len(extra):
+                added[i], first[i] = build(f.name, extra, rows.far, settings), f.members
+                known[i] = build(f.name, searches[i].points, rows.far, settings)
+        blocks += weigh(rows, settings, list(added.values()), list(added), list(first.values()))
+        found = combine(rows, settings, searches, blocks, known)
     order = np.argsort(-found.weights, kind="stable")
     order = order[:min(int(np.searchsorted(np.cumsum(found.weights[order]), MASS)) + 1, KEPT)]
     order = order[found.weights[order] > 0]
@@ -177,47 +182,3 @@ def average(x: Mapping[str, np.ndarray], y: np.ndarray, settings: Settings = SET
     return Average((x, y), rows, settings, tuple(known), found.weights[order] / found.weights[order].sum(), found.family[order],
                    found.member[order], found.misfit[order], gather([v.beta for v in linear]), gather([v.covariance for v in linear]),
                    gather([v.noise for v in linear]), gather([np.full(v.noise.shape, v.dof) for v in linear]))
-
-
-def _zoom(f: Family, weights: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """More points (k, p) where the weights (m,) lie, and the log prior mass of all m + k: prior / (m prior + k normal) at each."""
-    (m, p), total = f.points.shape, weights.sum()
-    k = round(share * m)
-    if not p or not k or not total > 1e-4:
-        return np.zeros((0, p)), np.full(m, -math.log(m))
-    centre = weights @ f.points / total
-    off = f.points - centre
-    spread = 1.3**2 * (off * weights[:, None]).T @ off / total + m ** (-2 / p) * np.eye(p)
-    root = np.linalg.cholesky(spread)
-    extra = centre + normals(k, p) @ root.T
-    whole = np.concatenate([f.points, extra])
-    inner = np.linalg.solve(root, (whole - centre).T)
-    gain = 0.5 * np.sum(whole**2, axis=1) - 0.5 * np.sum(inner**2, axis=0) - np.log(np.diag(root)).sum()  # log of normal over prior
-    return extra, -np.logaddexp(math.log(m), math.log(k) + gain)
-
-
-class _Weighed(NamedTuple):
-    """Weights of all components of all blocks, and each one's family, member and misfit."""
-
-    weights: np.ndarray
-    family: np.ndarray
-    member: np.ndarray
-    misfit: np.ndarray
-
-
-def _combine(rows: Rows, s: Settings, priors: list[np.ndarray], blocks: list[Block], known: list[Family]) -> _Weighed:
-    share = np.array([rows.families(s)[f.name] for f in known])
-    share = share / share.sum()
-    misfits = np.log([m.prior for m in rows.misfits(s)])
-    start, mass = np.cumsum([0, *(len(p) for p in priors)]), np.concatenate(priors)
-    logs = np.concatenate([(b.linear.log_evidence + (mass[start[b.family] + b.member] + np.log(share)[b.family]) + misfits[:, None]).ravel()
-                           for b in blocks])
-    family, member = (np.concatenate([np.tile(of, len(misfits)) for of in each])
-                      for each in ([b.family for b in blocks], [b.member for b in blocks]))
-    misfit = np.concatenate([np.repeat(np.arange(len(misfits)), len(b.family)) for b in blocks])
-    weights = np.exp(logs - logs.max())
-    weights /= weights.sum()
-    shares = np.bincount(family, weights, len(known))
-    alive = shares > 1e-13
-    wanted = (1 - s.shrinkage) * shares + s.shrinkage * np.where(alive, share, 0.0) / share[alive].sum()
-    return _Weighed(weights * np.where(alive, wanted / np.where(alive, shares, 1.0), 0.0)[family], family, member, misfit)

@@ -14,8 +14,8 @@ class Settings:
 
     `falling`, `rising` and `several` are the families' weights for one predictor and y that falls or rises with it, and for several.
     `noise_sd` counts for `noise_dof` degrees of freedom. `forward` slows the misfit beyond the frontier, `shrinkage` moves the share of
-    each family towards its prior, `doubt` is the standard deviation of what damping takes away, in units of it, `zoom` is how many
-    members, of those of the prior, are added where the weight lies.
+    each family towards its prior, `doubt` (falling, rising) is the standard deviation of what damping takes away, in units of it, `zoom`
+    is how many members, of those of the prior, are added where the weight lies, `focus` where it lies with the stiffest misfit.
     """
 
     falling: Mapping[str, float]
@@ -34,14 +34,15 @@ class Settings:
     noise_sd: float
     noise_dof: float
     forward: float
-    shrinkage: float
+    shrinkage: tuple[float, float]
     exponential: tuple[float, float] = (0.2, 12.0)
     turn_exponent: tuple[float, float] = (0.1, 1.5)
     turn_share: tuple[float, float] = (0.01, 2.0)
     sum: tuple[float, float] = (0.35, 0.35)
     highest: float = 4.0
-    doubt: float = 1.0
+    doubt: tuple[float, float] = (0.8, 0.7)
     zoom: float = 0.6
+    focus: float = 0.4
     members: Mapping[str, int] = field(default_factory=lambda: {
         "power": 50, "growth": 40, "power_floor": 100, "offset": 50, "plateau": 200, "broken": 400, "exponential": 50, "turn": 120,
         "product": 200, "sum": 250, "shared": 60})
@@ -50,8 +51,8 @@ class Settings:
 SETTINGS = Settings(
     falling={"constant": 0.32, "power": 0.075, "growth": 0.0024, "log_linear": 0.011, "power_floor": 0.023, "exponential": 0.015,
              "plateau": 0.045, "broken": 0.5, "turn": 0.0092},
-    rising={"constant": 0.03, "growth": 0.3, "log_linear": 0.1, "offset": 0.25, "power_floor": 0.08,
-            "exponential": 0.03, "plateau": 0.08, "broken": 0.1, "turn": 0.03},
+    rising={"constant": 0.02, "growth": 0.35, "log_linear": 0.14, "offset": 0.28, "power_floor": 0.04, "exponential": 0.02,
+            "plateau": 0.05, "broken": 0.08, "turn": 0.02},
     several={"constant": 0.01, "product": 0.09, "sum": 0.5, "shared": 0.4},
     one=(
         Misfit("walk", 0.0, 0.065), Misfit("drift", 1.0, 0.32), Misfit("drift", 10.0, 0.2, 0.047), Misfit("drift", 100.0, 0.13, 0.19),
@@ -61,5 +62,5 @@ SETTINGS = Settings(
     many=(Misfit("walk", 1.0, 0.4), Misfit("memory", 5.0, 0.3, 0.0, 0.5), Misfit("memory", 5.0, 0.3)),
     power=(1.3, 1.1), growth=(0.25, 1.0), floor=(1.5, 1.8), plateau=(2.2, 1.4), plateau_width=(0.48, 0.18),
     broken=(0.34, 1.3), broken_width=(0.13, 0.88), latest_break=0.7, noise_sd=0.0018, noise_dof=0.36,
-    forward=0.093, shrinkage=0.12, doubt=0.8,
+    forward=0.093, shrinkage=(0.12, 0.2),
 )
