@@ -99,6 +99,7 @@ def parser(laws: str = "") -> argparse.ArgumentParser:
     fitting(s)
     s.add_argument("--holdout", metavar="EXPRESSION", help='rows to predict, such as "n_params >= 1.4e9"')
     s.add_argument("--split", metavar="COLUMN", help="column that is 1 where a row is fitted and 0 where it is predicted")
+    s.add_argument("--rolling", type=int, metavar="N", help="instead: N earlier origins, each forecasting the next factor of two")
     s.add_argument("--figure", metavar="FILE", help="draw each group's rows and forecast, up to 24 of them: .png, .pdf or .svg")
     s = command("allocate", "the compute-optimal model size and tokens of a training budget",
                 ("SOURCE", "a fit of chinchilla (`scalemem fit --out`), or a table of runs with --approach 2"))

@@ -217,8 +217,8 @@ def backtest(table: pa.Table, law: str | Law = "auto", *, y: str, x: Mapping[str
     seconds = (time.perf_counter() - began) / len(held)
     rows = [_row(table, law, key, found, test, seconds) for key, test in held]
     if not isinstance(found, Fit):
-        return Backtest(tuple(rows), _summary(rows))
-    return Backtest(tuple(rows), _summary(rows), found, tuple(_rows(table, found, key, test) for key, test in held))
+        return Backtest(tuple(rows), summarise(rows))
+    return Backtest(tuple(rows), summarise(rows), found, tuple(_rows(table, found, key, test) for key, test in held))
 
 
 def _rows(table: pa.Table, found: Fit, key: dict[str, Any], rows: np.ndarray) -> Rows:
@@ -271,7 +271,7 @@ def _actual(found: Fit, law: Law, fitted: GroupFit, table: pa.Table, rows: np.nd
     return replace(spread, sd=np.hypot(spread.sd, np.sqrt(share * (1 - share) / trials))), y / trials, trials
 
 
-def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Means over groups of the errors, coverage over all held-out rows."""
     done = [r for r in rows if "reason" not in r]
     sizes = [r["n_test"] for r in done]

@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "fitted": ["averaging"],
     "fitting": ["fitted"],
     "forecasting": ["fitting"],
+    "rolling": ["forecasting"],
     "schema": ["spec"],
     "claims": ["forecasting", "schema"],
     "plot": ["claims"],
@@ -51,7 +52,7 @@ MAY_IMPORT = {
     "isoflop": ["allocation"],
     "report": ["fitting"],
     "picture": ["plot", "show"],
-    "commands": ["study", "show", "prepare", "isoflop", "report", "picture"],
+    "commands": ["study", "show", "prepare", "isoflop", "report", "picture", "rolling"],
     "cli": ["commands", "laws"],
     "__main__": ["cli"],
 }

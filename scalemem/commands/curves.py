@@ -154,12 +154,17 @@ def points(items: list[str]) -> list[dict[str, float]]:
 
 def backtest(args: argparse.Namespace) -> Outcome:
     """How well a law forecasts what was held out."""
-    from scalemem import forecasting, picture, show
+    from scalemem import forecasting, picture, rolling, show
 
     if args.figure:
         picture.check(args.figure)
+    if args.rolling is not None and (args.holdout or args.split or args.figure):
+        raise TableError(f"--rolling {args.rolling}: holds rows out by itself and is not drawn; leave --holdout, --split and --figure out")
     console, (ready, columns) = console_of(args), read(args)
-    result = forecasting.backtest(ready.table, args.law, holdout=args.holdout, split=args.split, where=ready.keep, **columns, **options(args))
+    if args.rolling is not None:
+        result = rolling.rolling(ready.table, args.law, origins=args.rolling, where=ready.keep, **columns, **options(args))
+    else:
+        result = forecasting.backtest(ready.table, args.law, holdout=args.holdout, split=args.split, where=ready.keep, **columns, **options(args))
     if args.figure:
         picture.save(lambda: picture.backtest(result), args.figure)
     counts, warned = _counts(ready, columns, args.law)
