@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from curves import DATA, LAWS, Curve, many, public
+from curves import DATA, LAWS, TARGETS, Curve, many, public
 from grids import chinchilla, gadre, pythia
 from training import machine
 
@@ -30,8 +30,6 @@ from scalemem.averaging import average
 from scalemem.fitting import fit
 from scalemem.forecasting import predictive
 from scalemem.tables import TooFewRows
-
-TARGETS = {"NMT": 0.009, "LM": 0.0007, "BIG-Bench": 0.0075, "nanoGPT": 0.015}
 
 
 def scores(spread: Any, y: np.ndarray) -> dict[str, float]:

@@ -10,7 +10,7 @@ import numpy as np
 from scalemem import tables
 from scalemem.averaging import average
 
-GADRE = ("loss_c4_val_shard-{0000000..0000010}.tar",)
+GADRE = "loss_c4_val_shard-{0000000..0000010}.tar"
 
 
 def _told(x: dict[str, np.ndarray], y: np.ndarray, out: np.ndarray) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def gadre(folder: Path) -> dict[str, Any]:
     table = tables.read(folder / "gadre_models_losses.csv")
     parts = {}
     for key, rows in tables.groups(table, "dataset", np.ones(table.num_rows, bool)):
-        n, d, y = (tables.column(table, k)[rows] for k in ("N", "D", *GADRE))
+        n, d, y = (tables.column(table, k)[rows] for k in ("N", "D", GADRE))
         parts[key["dataset"]] = _told({"n_params": n, "n_tokens": d}, y, n >= 1.4e9)
     total = sum(p["n_test"] for p in parts.values())
     return {"n_test": total, "mean_abs_error": sum(p["mean_abs_error"] * p["n_test"] for p in parts.values()) / total,

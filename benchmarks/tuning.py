@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from curves import DATA, Curve, many, public
+from curves import DATA, TARGETS, Curve, many, public
 
 from scalemem import tables
 from scalemem.averaging.mixture import average
 from scalemem.averaging.settings import SETTINGS, Settings
 
-TARGETS = {"NMT": 0.009, "LM": 0.0007, "BIG-Bench": 0.0075, "nanoGPT": 0.015}
 PAIRS = ("doubt", "shrinkage", "power", "growth", "floor", "plateau", "plateau_width", "broken", "broken_width")
 SINGLE = ("latest_break", "noise_sd", "noise_dof", "forward")
 

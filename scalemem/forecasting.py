@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scalemem import tables
-from scalemem.averaging import AUTO, Average, law_of
+from scalemem.averaging import Average, law_of
 from scalemem.fitting import Fit, GroupFit, Rows, fit, plain
 from scalemem.laws import losses, statistics
 from scalemem.laws.base import Law
@@ -210,7 +210,7 @@ def backtest(table: pa.Table, law: str | Law = "auto", *, y: str, x: Mapping[str
     names = [group] if isinstance(group, str) else list(group)
     began = time.perf_counter()
     try:
-        found = fit(table, law.name if law.name == AUTO else law, y=y, x=x, group=names, where=inside & ~out, **options)
+        found = fit(table, law, y=y, x=x, group=names, where=inside & ~out, **options)
     except TooFewRows as error:
         found = error
     held = tables.groups(table, names, inside & out)
@@ -302,7 +302,7 @@ def with_backtest(found: Fit, table: pa.Table, where: np.ndarray | None = None, 
         out[rows[values == values.max()]] = True
         rest = values[values < values.max()]
         factors.append(float(values.max() / rest.max()) if len(rest) else math.nan)
-    result = backtest(table, law.name if law.name == AUTO else law, y=found.y, x=found.x, group=found.group, holdout=out, where=inside, **options)
+    result = backtest(table, law, y=found.y, x=found.x, group=found.group, holdout=out, where=inside, **options)
     reasons = [r["reason"] for r in result.rows if "reason" in r]
     furthest = max((f for f in factors if math.isfinite(f)), default=math.nan)
     extra = {"held_out": "largest predictor value of each group", "extrapolation": furthest}

@@ -30,10 +30,9 @@ _ANY, _POSITIVE = _scale(-math.inf), _scale(0.0)
 
 @dataclass(frozen=True)
 class Average:
-    """Given x and y, and weighted components (K): family, member, misfit, coefficients (K, q), covariances (K, q, q), noise variance,
+    """Weighted components (K): family, member, misfit, coefficients (K, q), covariances (K, q, q), noise variance,
     degrees of freedom."""
 
-    given: tuple[Mapping[str, np.ndarray], np.ndarray]
     rows: Rows
     settings: Settings
     families: tuple[Family, ...]
@@ -179,6 +178,6 @@ def average(x: Mapping[str, np.ndarray], y: np.ndarray, settings: Settings = SET
         return np.concatenate([np.pad(v, [(0, 0), *((0, widest - g) for g in v.shape[1:])]) for v in flat])[order]
 
     linear = [b.linear for b in blocks]
-    return Average((x, y), rows, settings, tuple(known), found.weights[order] / found.weights[order].sum(), found.family[order],
+    return Average(rows, settings, tuple(known), found.weights[order] / found.weights[order].sum(), found.family[order],
                    found.member[order], found.misfit[order], gather([v.beta for v in linear]), gather([v.covariance for v in linear]),
                    gather([v.noise for v in linear]), gather([np.full(v.noise.shape, v.dof) for v in linear]))

@@ -64,7 +64,7 @@ class Rows:
 
     def families(self, s: Settings) -> Mapping[str, float]:
         """The prior weights of the families that these rows may follow."""
-        return s.several if len(self.names) > 1 else s.rising if self.rising else s.falling
+        return s.weights(len(self.names), self.rising)
 
     def misfits(self, s: Settings) -> tuple[Misfit, ...]:
         """The misfits that are averaged over."""

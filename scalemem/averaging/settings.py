@@ -56,6 +56,11 @@ class Settings:
         "power": 50, "growth": 40, "power_floor": 100, "offset": 50, "plateau": 200, "broken": 400, "exponential": 50, "turn": 120,
         "product": 200, "sum": 250, "shared": 60})
 
+    def weights(self, predictors: int, rising: bool) -> Mapping[str, float]:
+        """The prior weights of the families for as many predictors, and for y that rises with one of them or does not."""
+        return self.several if predictors > 1 else self.rising if rising else self.falling
+
+
 
 SETTINGS = Settings(
     falling={"constant": 0.32, "power": 0.075, "growth": 0.0024, "log_linear": 0.011, "power_floor": 0.023, "exponential": 0.015,

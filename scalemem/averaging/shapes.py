@@ -167,6 +167,5 @@ def build(name: str, points: np.ndarray, far: np.ndarray, s: Settings) -> Family
 
 def families(far: np.ndarray, s: Settings, rising: bool) -> list[Family]:
     """The families for as many predictors as `far` has, each at its prior's points."""
-    weights = s.several if len(far) > 1 else s.rising if rising else s.falling
-    sizes = {name: _ONE[name][0] if len(far) == 1 else _SIZES[name](len(far)) for name in weights}
+    sizes = {name: _ONE[name][0] if len(far) == 1 else _SIZES[name](len(far)) for name in s.weights(len(far), rising)}
     return [build(name, normals(s.members[name] if p else 1, p), far, s) for name, p in sizes.items()]
