@@ -82,7 +82,7 @@ class _Checked:
 
 
 def _name(cls: type) -> str:
-    return {"ModelSpec": "model", "DataSpec": "data", "OptimizerSpec": "optimizer", "Stage": "stage", "Probe": "probe",
+    return {"ModelSpec": "model", "CanarySpec": "canaries", "DataSpec": "data", "OptimizerSpec": "optimizer", "Stage": "stage", "Probe": "probe",
             "RunSpec": "run"}.get(cls.__name__, cls.__name__)
 
 
@@ -143,12 +143,63 @@ def _divisor_near(n: int, k: int) -> int:
     return min((d for d in range(1, n + 1) if n % d == 0), key=lambda d: abs(d - k))
 
 
+CANARY_KINDS = ("random", "structured", "passphrase", "trap", "natural")
+PLACEMENTS = ("anywhere", "early", "late", "massed", "spaced")
+
+
+@dataclass(frozen=True)
+class CanarySpec(_Checked):
+    """Sequences planted in a data set: `groups` groups of `per_group`, group g with round(copies ratio^g) copies of each."""
+
+    per_group: int = _field(low=1, high=1 << 20, doc="canaries of each number of copies")
+    groups: int = _field(1, low=1, high=64, doc="numbers of copies")
+    copies: int = _field(1, low=1, high=1 << 20, doc="copies of a canary of the first group")
+    ratio: float = _field(2.0, low=1, high=1000, doc="copies of a group over those of the group before")
+    controls: int = _field(0, low=0, high=1 << 20, doc="canaries of the same kind that are never planted")
+    kind: str = _field("random", choices=CANARY_KINDS, doc="see scalemem.data.canaries")
+    length: int = _field(0, low=0, high=1 << 20, doc="tokens; 0 is a whole sequence")
+    offset: int = _field(0, low=-1, high=1 << 20, doc="first token's place in its sequence; -1 is drawn for each copy")
+    coldest: float = _field(1.0, above=0, high=1e3, doc="trap: temperatures of the source, even in log from coldest")
+    hottest: float = _field(1.0, above=0, high=1e3, doc="trap: to hottest, over the canaries of a group")
+    words: int = _field(64, low=2, high=1 << 20, doc="passphrase: words in the list; structured: values of a filling's token")
+    word_length: int = _field(2, low=1, high=64, doc="passphrase: tokens in a word; structured: tokens in the filling")
+    include: float = _field(1.0, above=0, high=1, doc="probability that a run plants a canary; the others are its controls")
+    shared: bool = _field(False, doc="runs of all seeds have the same canaries (and differ in which they include)")
+    placement: str = _field("anywhere", choices=PLACEMENTS, doc="where in an epoch the copies stand")
+
+    def _check_together(self) -> None:
+        if self.hottest < self.coldest:
+            raise _error("canaries.hottest", self.hottest, f"at least canaries.coldest = {self.coldest}", "raise it")
+
+    @property
+    def copies_by_group(self) -> tuple[int, ...]:
+        """Copies of a canary of each group.
+
+        >>> CanarySpec(per_group=8, groups=4).copies_by_group
+        (1, 2, 4, 8)
+        """
+        return tuple(round(self.copies * self.ratio**g) for g in range(self.groups))
+
+    @property
+    def planted_items(self) -> int:
+        """Items that the copies of all canaries take."""
+        return self.per_group * sum(self.copies_by_group)
+
+
 @dataclass(frozen=True)
 class DataSpec(_Checked):
-    """A data set: `n_items` items of a generator; item i is a pure function of (key, i)."""
+    """A data set: `n_items` items of a generator; item i is a pure function of (key, i). Planted canaries are its first items."""
 
-    n_items: int = _field(low=1, high=(1 << 31) - 1, doc="sequences in the training set")
+    n_items: int = _field(low=1, high=(1 << 30) - 1, doc="sequences in the training set, planted ones with them")
     generator: str = _field("uniform", name=True, doc="a name in scalemem.data")
+    language: int = _field(0, low=0, high=(1 << 31) - 1, doc="which language of a synthetic source; text: which shuffling")
+    zipf: float = _field(1.0, low=0, high=10, doc="zipf, markov, pcfg: the r-th choice has a probability of r^-zipf")
+    context: int = _field(1, low=1, high=8, doc="markov: tokens of context")
+    rules: int = _field(4, low=1, high=1 << 12, doc="pcfg: productions of a symbol")
+    corpus: str = _field("", doc="text: file, folder or JSONL; empty is the Python standard library's source")
+    digest: str = _field("", doc="text: what scalemem.data.text.digest says of the corpus")
+    tokenizer: str = _field("bytes", choices=("bytes", "bpe"), doc="text: bytes, or a BPE trained to the model's vocabulary")
+    canaries: CanarySpec | None = _field(None, doc="what is planted")
 
 
 @dataclass(frozen=True)
@@ -177,6 +228,7 @@ class Stage(_Checked):
     batch_size: int = _field(low=1, doc="items an optimizer step; the last step of an epoch takes what is left")
     objective: str = _field("next_token", name=True, doc="a name in scalemem.objectives")
     order: str = _field("permuted", choices=("permuted", "sequential"), doc="a fresh permutation an epoch, or 0..n-1")
+    segments: int = _field(1, low=1, high=1 << 16, doc="equal parts of an epoch, between which a run can be probed")
 
     def _check_together(self) -> None:
         if self.batch_size > self.data.n_items:
@@ -186,10 +238,10 @@ class Stage(_Checked):
 
 @dataclass(frozen=True)
 class Probe(_Checked):
-    """A measure and when it is taken: at the end, or also at exposures 1, 2, 4, 8, ..."""
+    """A measure and when it is taken: at the end, or also after 1, 2, 4, 8, ... segments of the epochs, or before the first and after each."""
 
     measure: str = _field(name=True, doc="a name in scalemem.measure")
-    at: str = _field("end", choices=("end", "powers_of_two"))
+    at: str = _field("end", choices=("end", "powers_of_two", "segments"))
 
 
 @dataclass(frozen=True)
@@ -205,8 +257,23 @@ class RunSpec(_Checked):
         if len(self.stages) != 1:
             raise _error("run.stages", len(self.stages), "a list of exactly one stage",
                          "runs of several stages are not trained by this version")
+        for i, stage in enumerate(self.stages):
+            self._check_canaries(f"stages[{i}].data", stage.data)
         if not self.probes:
             raise _error("run.probes", [], "at least one probe", "add Probe('capacity'), or nothing is measured")
+
+
+    def _check_canaries(self, path: str, data: DataSpec) -> None:
+        canaries = data.canaries
+        if canaries is None:
+            return
+        if canaries.planted_items > data.n_items:
+            raise _error(f"{path}.n_items", data.n_items, f"at least the {canaries.planted_items} planted items",
+                         "add items or plant fewer copies")
+        length = canaries.length or self.model.seq_len
+        if length > self.model.seq_len - max(canaries.offset, 0):
+            raise _error(f"{path}.canaries.length", canaries.length, f"at most {self.model.seq_len - max(canaries.offset, 0)}, what a sequence "
+                         "has room for after the offset", "shorten the canary or lower the offset")
 
 
 def to_dict(spec: Any, *, defaults: bool = True) -> Any:
@@ -219,8 +286,8 @@ def to_dict(spec: Any, *, defaults: bool = True) -> Any:
     Returns:
       What `from_dict` turns back into an equal spec, with or without the defaults.
 
-    >>> to_dict(DataSpec(n_items=128)), to_dict(DataSpec(n_items=128), defaults=False)
-    ({'n_items': 128, 'generator': 'uniform'}, {'n_items': 128})
+    >>> to_dict(Probe("capacity")), to_dict(Probe("capacity"), defaults=False)
+    ({'measure': 'capacity', 'at': 'end'}, {'measure': 'capacity'})
     """
     if dataclasses.is_dataclass(spec):
         pairs = ((f, getattr(spec, f.name)) for f in fields(spec))
@@ -245,11 +312,11 @@ def from_dict(cls: Any, value: Any, path: str = "") -> Any:
     Raises:
       SpecError: a field is unknown, missing, of the wrong type or out of range; one line that names it.
 
-    >>> from_dict(DataSpec, {"n_items": 128.0})
-    DataSpec(n_items=128, generator='uniform')
-    >>> from_dict(DataSpec, {"n_item": 128})
+    >>> from_dict(Probe, {"measure": "capacity"})
+    Probe(measure='capacity', at='end')
+    >>> from_dict(Probe, {"measures": "capacity"})
     Traceback (most recent call last):
-    scalemem.spec.SpecError: data.n_item: unknown field; legal: n_items, generator; remove or rename it
+    scalemem.spec.SpecError: probe.measures: unknown field; legal: measure, at; remove or rename it
     """
     path = path or _name(cls)
     if not isinstance(value, dict):
@@ -267,6 +334,8 @@ def from_dict(cls: Any, value: Any, path: str = "") -> Any:
 
 
 def _build(hint: Any, value: Any, path: str) -> Any:
+    if typing.get_origin(hint) is types.UnionType and value is not None:
+        hint = typing.get_args(hint)[0]
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, path)
     if typing.get_origin(hint) is tuple and dataclasses.is_dataclass(typing.get_args(hint)[0]):
