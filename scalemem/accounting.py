@@ -80,11 +80,11 @@ def train_flops(run: RunSpec) -> float:
 def data_bits(run: RunSpec) -> float:
     """Bits in the scored tokens of a run's first data set, given the first token of each item: n (S - 1) log2 V.
 
-    NaN for a generator whose items are not uniform tokens: only the generator knows its entropy. The rows of a store have it from
+    NaN for items that are not uniform tokens, and where canaries are planted: only the generator knows its entropy. The rows of a store have it from
     there (`execute.work`), whichever generator it is.
     """
     data = run.stages[0].data
-    if data.generator != "uniform":
+    if data.generator != "uniform" or data.canaries:
         return math.nan
     return data.n_items * (run.model.seq_len - 1) * math.log2(run.model.vocab_size)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,12 +80,13 @@ def verdict(value: float, interval_low: float, interval_high: float, low: float,
 
 @dataclass(frozen=True)
 class StudyResult:
-    """Fits by name, forecasts [(label, unit, forecast)], claims with their verdicts, and what could not be done and why."""
+    """Fits by name, forecasts [(label, unit, forecast)], claims with verdicts, what could not be done and why, and the tables that were made."""
 
     fits: dict[str, Fit]
     forecasts: tuple[tuple[str, str, Forecast], ...]
     verdicts: tuple[tuple[Claim, Verdict], ...]
     problems: dict[str, str]
+    tables: dict[str, pa.Table] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; NaN and infinity become null."""
@@ -95,7 +96,7 @@ class StudyResult:
                       "forecasts": [{"label": label, "unit": unit, **f.to_json()} for label, unit, f in self.forecasts]})
 
 
-def evaluate(toml: Mapping[str, Any], table: pa.Table) -> StudyResult:
+def evaluate(toml: Mapping[str, Any], table: pa.Table, measured: Mapping[str, pa.Table] | None = None) -> StudyResult:
     """Fits, forecasts and verdicts of a study from its `fits/NAME.toml` (as parsed) and its table of runs.
 
     Too few rows, or a value that cannot be, are a result: what needs them is listed in `problems`, and the claims on it are INCONCLUSIVE.
@@ -104,19 +105,20 @@ def evaluate(toml: Mapping[str, Any], table: pa.Table) -> StudyResult:
     Args:
       toml: the sections of `scalemem.schema`.
       table: a row per run.
+      measured: the tables of the measures of these runs, by name.
     Raises:
       SpecError: what the schema does not allow, or a name of a fit, table or parameter that is not in the file.
       TableError: a column that the table lacks, an unknown law, or an expression that is not one.
     """
     check(toml)
-    return _Study(toml, table).result()
+    return _Study(toml, table, measured or {}).result()
 
 
 class _Study:
     """Resolves tables, fits and fitted parameters by name, each once and when it is asked for."""
 
-    def __init__(self, toml: Mapping[str, Any], runs: pa.Table):
-        self.toml, self.runs = toml, runs
+    def __init__(self, toml: Mapping[str, Any], runs: pa.Table, measured: Mapping[str, pa.Table]):
+        self.toml, self.runs, self.measured = toml, runs, measured
         self.data_errors = RowsError if runs.num_rows else TableError  # without rows, columns may be absent or of no type
         self.tables: dict[str, pa.Table] = {}
         self.fits: dict[str, Fit] = {}
@@ -130,15 +132,28 @@ class _Study:
         return found[name]
 
     def table(self, name: str = "runs") -> pa.Table:
-        """The runs, a reduce or the parameters of a fit, with its derived columns."""
+        """The runs, what a measure or an analysis gave, a reduce or the parameters of a fit, with its derived columns."""
         if name not in self.tables:
             with self.once(f"table {name}"):
                 if name.startswith("fit."):
                     base = self.fit(name[4:]).table()
+                elif name == "runs" or name in self.measured:
+                    base = self.runs if name == "runs" else self.measured[name]
+                elif any(e["name"] == name for e in self.toml.get("analysis", ())):
+                    base = self.analysed(self.entry("analysis", name))
                 else:
-                    base = self.runs if name == "runs" else self.reduced(self.entry("reduce", name))
+                    base = self.reduced(self.entry("reduce", name))
                 self.tables[name] = self.derived(base, name)
         return self.tables[name]
+
+    def analysed(self, entry: dict[str, Any]) -> pa.Table:
+        """What an analysis makes of the runs and of the tables of their measures."""
+        from scalemem import analyses
+
+        try:
+            return analyses.get(entry["kind"])({"runs": self.table(), **self.measured}, **entry.get("options", {}))
+        except TableError as error:
+            raise RowsError(f"analysis {entry['name']}: {error}") from None
 
     def derived(self, base: pa.Table, name: str) -> pa.Table:
         for d in self.toml.get("derive", ()):
@@ -297,7 +312,13 @@ class _Study:
                 self.problems[f"forecast {entry['label']}"] = str(error)
         claims = [Claim(c["id"], c["text"], {k: c[k] for k in ("parameter", *QUANTITIES) if k in c}, float(c.get("low", -math.inf)),
                         float(c.get("high", math.inf)), c.get("published"), c.get("source", "")) for c in self.toml.get("claim", ())]
-        return StudyResult(self.fits, tuple(forecasts), tuple((c, self.judge(c)) for c in claims), self.problems)
+        for entry in [*self.toml.get("analysis", ()), *self.toml.get("reduce", ())]:
+            try:
+                self.table(entry["name"])
+            except self.data_errors as error:
+                self.problems[entry["name"]] = str(error)
+        judged = tuple((c, self.judge(c)) for c in claims)
+        return StudyResult(self.fits, tuple(forecasts), judged, self.problems, self.tables)
 
 
 def _judge(claim: Claim, key: str, m: Measured) -> Verdict:

@@ -14,8 +14,30 @@ if TYPE_CHECKING:
 _PLAIN = (float, int, str, bool, type(None))
 
 
-def encode(name: str, rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Parquet bytes of rows, with every column that any row has; a value that a row lacks is null.
+class Block(dict[str, Sequence[Any]]):
+    """Many rows as columns: name to values, all of one length."""
+
+    def __len__(self) -> int:
+        """Rows, not columns."""
+        return len(next(iter(self.values()), ()))
+
+    def __bool__(self) -> bool:
+        return len(self) > 0
+
+
+def unite_blocks(blocks: Sequence[Mapping[str, Sequence[Any]]]) -> Block:
+    """One block of all rows; a value that a block lacks is None.
+
+    >>> dict(unite_blocks([{"a": [1]}, {"a": [2], "b": [3.0]}]))
+    {'a': [1, 2], 'b': [None, 3.0]}
+    """
+    names = dict.fromkeys(name for block in blocks for name in block)
+    sizes = [len(next(iter(block.values()), ())) for block in blocks]
+    return Block({name: [v for block, n in zip(blocks, sizes, strict=True) for v in block.get(name, [None] * n)] for name in names})
+
+
+def encode(name: str, rows: Sequence[Mapping[str, Any]] | Block) -> bytes:
+    """Parquet bytes of rows or a block, with every column that any row has; a value that a row lacks is null.
 
     Raises:
       StoreError: a column mixes types that have no common one.
@@ -24,8 +46,10 @@ def encode(name: str, rows: Sequence[Mapping[str, Any]]) -> bytes:
     import pyarrow.parquet as pq
 
     columns = {}
-    for column in dict.fromkeys(key for row in rows for key in row):
-        values = [value if type(value) in _PLAIN else _plain(value) for value in (row.get(column) for row in rows)]
+    block = isinstance(rows, Block)
+    for column in rows if block else dict.fromkeys(key for row in rows for key in row):
+        found = rows[column] if block else (row.get(column) for row in rows)  # type: ignore[call-overload, index]
+        values = [value if type(value) in _PLAIN else _plain(value) for value in found]
         try:
             columns[column] = pa.array(values)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:

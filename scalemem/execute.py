@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 import statistics
@@ -12,11 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-from scalemem import __version__, accounting, checkpoint, data, measure, objectives, optimizers, pack, train
+from scalemem import __version__, accounting, checkpoint, columnar, data, measure, objectives, optimizers, pack, record, train
 from scalemem.pack import Pack
-from scalemem.spec import RunSpec, SpecError, canonical_json, from_dict, run_id, to_dict
+from scalemem.spec import RunSpec, SpecError, from_dict, run_id, to_dict
 from scalemem.store import Store
 
 FLOPS_PER_CORE = 25e9  # the training rate of small models on a CPU core, where a store has timed none
@@ -24,7 +22,6 @@ SHORT_RUN_S = 2.0  # runs shorter than this share a pack on a CPU
 PACK_SIZE = 8
 CHUNK_S = 2.0  # a call of the program lasts about this long: progress, interrupts and checkpoints come between calls
 CHECKPOINT_S = float(os.environ.get("SCALEMEM_CHECKPOINT_S", 20.0))
-DIVERGED_LOSS = 2.0  # a final training loss above this many times log V, the loss of guessing, is a diverged run
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -35,13 +32,12 @@ def check(runs: Sequence[RunSpec]) -> None:
 
     for run in {pack_key(run): run for run in runs}.values():
         stage = run.stages[0]
-        data.get(stage.data.generator)
         objectives.get(stage.objective)
         optimizers.get(stage.optimizer.name)
-        for probe in run.probes:
-            measure.get(probe.measure)
+        measure.check(run)
         models.shape(run.model)
     for run in runs:
+        data.check(run)
         if accounting.steps(run.stages[0]) >= 1 << 31:
             raise SpecError(f"stage.exposures = {run.stages[0].exposures}: must be fewer than 2^31 steps in all (now "
                             f"{accounting.steps(run.stages[0])}); lower the exposures or raise the batch")
@@ -122,7 +118,7 @@ class Left(NamedTuple):
 
 
 def left(packs: Sequence[Pack], store: Store | None = None, how: str = "map", devices: int = 1) -> Left:
-    """What is left of packs: their runs that the store lacks, from the epochs on that their checkpoints have.
+    """What is left of packs: their runs that the store lacks, from the segments on that their checkpoints have.
 
     Args:
       packs: as planned.
@@ -136,7 +132,7 @@ def left(packs: Sequence[Pack], store: Store | None = None, how: str = "map", de
         done = checkpoint.epochs(folder)[-1] if folder and _suits(checkpoint.load_pack(folder), how, devices) else 0
         for run in p.runs:
             if run_id(run) not in finished:
-                work = _flops(run, done, run.stages[0].exposures)
+                work = _flops(run, done, _segments(run))
                 share = work / max(1.0, accounting.train_flops(run))
                 runs, flops, time_s = runs + 1, flops + work, time_s + (work / rate if rate else share * seconds(run))
     return Left(runs, flops, time_s)
@@ -211,10 +207,11 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
     if not _suits(checkpoint.load_pack(folder), how, devices):
         store.remove_checkpoints(p.id)
     loaded = checkpoint.load(folder, jax.eval_shape(program.start, k))
-    epoch, states, curves = loaded or (0, program.start(k), {})
+    segment, states, curves = loaded or (0, program.start(k), {})
     finished = store.finished()
     open_ = {i: run for i, run in enumerate(p.runs) if run_id(run) not in finished}
-    timed = {"work_seconds": 0.0, "work_flops": 0.0}  # of the calls after the first, which compiles
+    each = any(probe.at == "segments" for probe in p.runs[0].probes)
+    timed = {"work_seconds": 0.0, "work_flops": 0.0, "measure_seconds": 0.0}  # of the calls after the first, which compiles
     provenance = {"pack": p.id, "pack_size": p.size, "executor": how, "devices": max(1, devices), "host": socket.gethostname(),
                   "device": jax.devices()[0].device_kind, "jax": jax.__version__, "scalemem": __version__}
 
@@ -223,51 +220,64 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
         report({"event": "failed", "run_ids": [run_id(run)], "reason": reason(error)})
 
     def trace() -> None:
-        """A point of the curve of every run."""
+        """A point of the curve of every run that goes on; the last one is `close`'s."""
         for i, run in list(open_.items()):
             try:
-                if epoch <= run.stages[0].exposures:
-                    curves.setdefault(run_id(run), []).append(_curve_row(run, states, i, epoch))
+                if segment <= _segments(run):
+                    for name, rows in record.point(run, states, i, segment).items():
+                        curves.setdefault(run_id(run), {}).setdefault(name, []).append(rows)
             except Exception as error:  # whatever a measure raises
                 failed(open_.pop(i), error)
 
     def close() -> None:
         """Measure and write the runs that are through."""
-        stopped_at, gone = jax.device_get((states.epoch, states.diverged))
-        through = [i for i, run in open_.items() if gone[i] or stopped_at[i] >= run.stages[0].exposures]
+        stopped_at, gone = jax.device_get((states.segment, states.diverged))
+        through = [i for i, run in open_.items() if gone[i] or stopped_at[i] >= _segments(run)]
         for i in through:
             run = open_.pop(i)
-            if epoch < run.stages[0].exposures:  # diverged: the rest of its work is done, too
-                report({"event": "progress", "flops": _flops(run, epoch, run.stages[0].exposures)})
+            if segment < _segments(run):  # diverged: the rest of its work is done, too
+                report({"event": "progress", "flops": _flops(run, segment, _segments(run))})
             try:
-                row = _row(run, jax.device_get(pack.unpack(states, i)))
-                rows = {"runs": [row], "curves": curves.get(run_id(run), [])}
-                store.append_tables(rows, {**provenance, "pack_seconds": round(time.monotonic() - began, 3), **timed})
+                row, last = record.final(run, jax.device_get(pack.unpack(states, i)))
+                tables = curves.get(run_id(run), {})
+                for name, rows in last.items():
+                    tables.setdefault(name, []).append(rows)
+                united = {name: columnar.unite_blocks(blocks) for name, blocks in tables.items()}
+                store.append_tables({"runs": [row], **united}, {**provenance, "pack_seconds": round(time.monotonic() - began, 3), **timed})
             except Exception as error:
                 failed(run, error)
             else:
                 report({"event": "run", "run_id": row["run_id"], "status": row["status"]})
 
-    close()
+    def measured(act: Callable[[], None]) -> None:
+        tick = time.monotonic()
+        act()
+        timed["measure_seconds"] += time.monotonic() - tick
+
+    if segment == 0 and each:
+        measured(trace)
+    measured(close)
     chunk, saved, compiled = 1, time.monotonic(), False
     while open_:
-        stop_at = min([_next_power_of_two(epoch)] + [r.stages[0].exposures for r in open_.values() if r.stages[0].exposures > epoch])
-        ahead = min(chunk, stop_at - epoch)
+        stop_at = min([segment + 1 if each else _next_power_of_two(segment)]
+                      + [_segments(r) for r in open_.values() if _segments(r) > segment])
+        ahead = min(chunk, stop_at - segment)
         tick = time.monotonic()
         states = jax.block_until_ready(program.advance(states, k, ahead))
         took = time.monotonic() - tick
-        flops = sum(_flops(run, epoch, epoch + ahead) for run in open_.values())
+        flops = sum(_flops(run, segment, segment + ahead) for run in open_.values())
         report({"event": "progress", "flops": flops})
         if compiled:
-            timed = {"work_seconds": timed["work_seconds"] + took, "work_flops": timed["work_flops"] + flops}
-        epoch, compiled = epoch + ahead, True
-        chunk = max(1, min(2 * epoch, int(ahead * CHUNK_S / max(took, 1e-3))))
-        if epoch & (epoch - 1) == 0:
-            trace()
-        close()
+            timed["work_seconds"] += took
+            timed["work_flops"] += flops
+        segment, compiled = segment + ahead, True
+        chunk = max(1, min(2 * segment, int(ahead * CHUNK_S / max(took, 1e-3))))
+        if each or segment & (segment - 1) == 0:
+            measured(trace)
+        measured(close)
         leave = bool(open_) and stopping()  # asked once: what leaves has been saved
         if open_ and (leave or time.monotonic() - saved > checkpoint_s):
-            checkpoint.save(folder, epoch, states, curves, {**to_json(p), "how": how, "devices": max(1, devices)})
+            checkpoint.save(folder, segment, states, curves, {**to_json(p), "how": how, "devices": max(1, devices)})
             saved = time.monotonic()
         if leave:
             return False
@@ -280,40 +290,15 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
-def _next_power_of_two(epoch: int) -> int:
-    return 1 << epoch.bit_length()
+def _next_power_of_two(segment: int) -> int:
+    return 1 << segment.bit_length()
+
+
+def _segments(run: RunSpec) -> int:
+    """Segments of a run: what its training is counted in."""
+    return run.stages[0].exposures * run.stages[0].segments
 
 
 def _flops(run: RunSpec, first: int, last: int) -> float:
-    """FLOPs of epochs first + 1 .. last of a run."""
-    exposures = run.stages[0].exposures
-    return accounting.train_flops(run) * max(0, min(last, exposures) - first) / max(1, exposures)
-
-
-def _curve_row(run: RunSpec, states: train.State, i: int, epoch: int) -> dict[str, Any]:
-    """The mean training loss of the epoch, and the measures of the probes at powers of two."""
-    row = {"run_id": run_id(run), "exposures": epoch, "loss_nats": float(states.loss_nats[i])}
-    for probe in run.probes:
-        if probe.at == "powers_of_two":
-            row |= _measure(run, pack.unpack(states, i).params, probe.measure)
-    return row
-
-
-def _measure(run: RunSpec, params: Any, name: str) -> dict[str, float]:
-    return measure.get(name)(run, params, train.key(run.seed, "data"), train.key(run.seed, "probe"))
-
-
-def _row(run: RunSpec, state: train.State) -> dict[str, Any]:
-    """The row of a finished run. A diverged one has no measures: its numbers would be averaged by mistake."""
-    loss, limit = float(state.loss_nats), DIVERGED_LOSS * math.log(run.model.vocab_size)
-    diverged = bool(state.diverged) or loss > limit or not all(np.isfinite(np.asarray(p, np.float32)).all()
-                                                               for p in jax.tree.leaves(state.params))
-    measures: dict[str, float] = {}
-    for probe in () if diverged else run.probes:
-        measures |= _measure(run, state.params, probe.measure)
-    diverged = diverged or not measures.get("train_loss_nats", 0.0) <= limit  # lost in the last steps, after the loss was taken
-    bits = data.get(run.stages[0].data.generator).entropy_bits(run) * run.stages[0].data.n_items
-    known = {"data_bits": bits, "data_bits_per_param": bits / accounting.n_params(run.model)}  # of any generator; accounting knows one
-    return {"run_id": run_id(run), "status": "diverged" if diverged else "done", "spec": canonical_json(run),
-            **accounting.summary(run), **known, "exposures_done": int(state.epoch), "loss_nats": loss,
-            **({} if diverged else measures)}
+    """FLOPs of segments first + 1 .. last of a run."""
+    return accounting.train_flops(run) * max(0, min(last, _segments(run)) - first) / max(1, _segments(run))

@@ -1,5 +1,6 @@
 """What `fits/NAME.toml` may say, and the check of it. Its sections are
 
+    [[analysis]]  name, kind, [options = {...}]: what scalemem.analyses.KIND makes of the runs and of the tables of their measures
     [[derive]]    name, expression, [unit], [table]
     [[reduce]]    name, group = [columns], column, statistic = "mean" | "median" | "max" | "min" | "count", [where, reason], [table]
     [[fit]]       name, law, y, x = {predictor = "column"}, [group, where + reason, table, interval, replicates, misfit_sd, noise_sd,
@@ -13,7 +14,7 @@
       coverage  = {fit, where, [group of the fit is by its columns]}
       collapse  = {pooled = "fit", separate = "fit"}         residual sd of one curve for all over that of a curve each
 
-`table` is "runs" (the default), the name of a reduce, or "fit.NAME": a row per group with its columns and each parameter's value, _low and
+`table` is "runs" (the default), the name of a measure's table, an analysis or a reduce, or "fit.NAME": a row per group with its columns and each parameter's value, _low and
 _high; a fit on it carries the first fit's uncertainty, as shared by all its rows. A reduce has its group columns, the reduced column,
 `n_rows` and, for a mean, its standard deviation as `COLUMN_sd`. `replicates`
 are the columns that must agree for rows to differ by noise alone; a `spread` or other extreme of a reduced mean knows its noise by itself.
@@ -37,6 +38,7 @@ QUANTITIES = {
     "collapse": "pooled:text! separate:text!",
 }
 SECTIONS = {
+    "analysis": "name:text! kind:text! options:table",
     "derive": "name:text! expression:text! unit:text table:text",
     "reduce": "name:text! group:list! column:text! statistic:text! where:text reason:text table:text",
     "fit": "name:text! law:text! y:text! x:table group:list where:text reason:text table:text interval:number replicates:list "

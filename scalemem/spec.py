@@ -228,12 +228,15 @@ class Stage(_Checked):
     batch_size: int = _field(low=1, doc="items an optimizer step; the last step of an epoch takes what is left")
     objective: str = _field("next_token", name=True, doc="a name in scalemem.objectives")
     order: str = _field("permuted", choices=("permuted", "sequential"), doc="a fresh permutation an epoch, or 0..n-1")
-    segments: int = _field(1, low=1, high=1 << 16, doc="equal parts of an epoch, between which a run can be probed")
+    segments: int = _field(1, low=1, high=1 << 12, doc="equal parts of an epoch, between which a run can be probed")
 
     def _check_together(self) -> None:
         if self.batch_size > self.data.n_items:
             raise _error("stage.batch_size", self.batch_size, f"at most data.n_items = {self.data.n_items}",
                          "lower the batch or add items")
+        steps = -(-self.data.n_items // self.batch_size)
+        if self.segments > steps:
+            raise _error("stage.segments", self.segments, f"at most the {steps} steps of an epoch", "lower the segments or the batch")
 
 
 @dataclass(frozen=True)

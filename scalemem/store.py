@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Store", "StoreError", "StoreWarning"]
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[Mapping[str, Any]] | columnar.Block
 
 FORMAT = 1
 STATUSES = ("done", "diverged")  # of a finished run
@@ -118,7 +118,7 @@ class Store:
         """Appends rows to several tables at once: after a kill or an error all of them are there, or none.
 
         Args:
-          tables: name to rows. Every row has `run_id`; rows of `runs` are one a run and have `status`, "done" or
+          tables: name to rows, or to a block of columns. Every row has `run_id`; rows of `runs` are one a run and have `status`, "done" or
             "diverged". Values are numbers, strings, booleans, None or 0-d arrays; columns may differ between calls.
           provenance: what does not belong to a run's identity (pack size, devices, host, versions), as JSON.
 
@@ -128,7 +128,7 @@ class Store:
         contents = {name: columnar.encode(name, _checked(name, rows)) for name, rows in tables.items() if rows}
         if not contents:
             return
-        statuses = {row["run_id"]: row["status"] for row in tables.get("runs", ())}
+        statuses = {row["run_id"]: row["status"] for row in tables.get("runs", ())}  # type: ignore[index]
         written: list[Path] = []
         parts = []
         with one_line(self.path):
@@ -137,7 +137,7 @@ class Store:
                     path = self.path / "parts" / f"{name}-{secrets.token_hex(8)}.parquet"
                     write_whole(path, content, sync_dir=False)
                     written.append(path)
-                    ids = list(dict.fromkeys(row["run_id"] for row in tables[name]))
+                    ids = list(dict.fromkeys(_run_ids(tables[name])))
                     parts.append({"table": name, "part": path.name, "sha256": catalogue.digest(content),
                                   "bytes": len(content), "rows": len(tables[name]), "run_ids": ids})
                 fsync_dir(self.path / "parts")
@@ -377,15 +377,21 @@ def _legal(name: str, what: str) -> str:
     return name
 
 
+def _run_ids(rows: Rows) -> Iterable[Any]:
+    return rows.get("run_id", [None] * len(rows)) if isinstance(rows, columnar.Block) else (row.get("run_id") for row in rows)
+
+
 def _checked(table: str, rows: Rows) -> Rows:
     _legal(table, "table")
+    if table == "runs" and isinstance(rows, columnar.Block):
+        raise StoreError("table runs: a block of columns; must be rows, one a run; pass a list of dicts")
     seen: set[str] = set()
-    for number, row in enumerate(rows):
-        key = row.get("run_id")
+    for number, key in enumerate(_run_ids(rows)):
         if not isinstance(key, str) or not key:
             raise StoreError(f"table {table}, row {number}: run_id = {str(key)[:80]!r}; must be a string; "
                              "set it to run_id(run)")
         if table == "runs":
+            row = rows[number]  # type: ignore[index]
             if row.get("status") not in STATUSES:
                 raise StoreError(f"table runs, row {number}: status = {str(row.get('status'))[:80]!r}; "
                                  f"must be {' or '.join(STATUSES)}; set it")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SCALES = ("smoke", "laptop", "hour", "gpu")
 _SUFFIX = {"sims": ".py", "fits": ".toml", "figures": ".py"}
 CONVERGED = 0.95  # of the limit
-_SHOW = "title:text! group:list! columns:list! where:text limit:text of:text best:text"
+_SHOW = "title:text! group:list! columns:list! where:text limit:text of:text best:text table:text"
 
 
 def folders() -> list[Path]:
@@ -127,21 +127,52 @@ def runs_table(store: Store, sweep: Sweep) -> pa.Table:
     return table.filter([status == "done" for status in table["status"].to_pylist()])
 
 
-def evaluate(name: str, scale: str, table: pa.Table) -> claims.StudyResult:
-    """Fits, forecasts and verdicts of a study at a scale, on the table of its runs."""
-    return claims.evaluate(_judged(definition(name, scale)), table)
+class Measured(Mapping):
+    """The tables of the measures of a study's runs, by name, each read when it is first asked for."""
+
+    def __init__(self, store: Store, runs: pa.Table):
+        self.store, self.runs = store, runs
+        self.names = [name for name in store.tables() if name != "runs"]
+        self.read: dict[str, pa.Table] = {}
+
+    def __getitem__(self, name: str) -> pa.Table:
+        import pyarrow.compute as pc
+
+        if name not in self.names:
+            raise KeyError(name)
+        if name not in self.read:
+            table = self.store.table(name)
+            self.read[name] = table.filter(pc.is_in(table["run_id"], value_set=self.runs["run_id"].combine_chunks()))  # type: ignore[attr-defined]
+        return self.read[name]
+
+    def __iter__(self):
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+
+def evaluate(name: str, scale: str, table: pa.Table, measured: Mapping[str, pa.Table] | None = None) -> claims.StudyResult:
+    """Fits, forecasts and verdicts of a study at a scale, on the table of its runs and those of their measures."""
+    return claims.evaluate(_judged(definition(name, scale)), table, measured)
 
 
 def shown(name: str, scale: str, table: pa.Table, result: claims.StudyResult) -> list[dict[str, Any]]:
-    """The tables of the `show` sections: {"title", "columns", "rows"}; means over seeds, and the number of runs.
+    """The tables of the `show` sections: {"title", "columns", "rows"}; means over seeds, and the number of rows behind each.
 
-    A section has title, group, columns, where; `limit` = "fit.parameter" with `of` adds `converged`; `best` marks the largest row a size.
+    A section has title, group, columns, where, and `table`: the runs, or what an analysis or a reduce made; `limit` = "fit.parameter" with `of`
+    adds `converged`; `best` marks the largest row a size.
     """
     head = definition(name, scale)
     for entry in head.get("derive", []):
         if entry.get("table", "runs") == "runs":
             table = tables.derive(table, entry["name"], entry["expression"], entry.get("unit", ""))
-    made = (_show(section, table, result) for section in head.get("show", []))
+    sources = {**result.tables, "runs": table}
+    sections = [section for section in head.get("show", []) if section.get("table", "runs") in sources]
+    made = (_show(section, sources[section.get("table", "runs")], result) for section in sections)
     return [content for content in made if content["rows"]]
 
 
@@ -151,9 +182,9 @@ def _show(section: dict[str, Any], table: pa.Table, result: claims.StudyResult) 
     for name in section["columns"]:
         columns[name] = np.full(table.num_rows, np.nan)
         columns[name][keep] = tables.column(table, name, keep=keep)
-    rows = []
+    rows, counted = [], "runs" if section.get("table", "runs") == "runs" else "rows"
     for key, index in sorted(tables.groups(table, section["group"], keep), key=lambda kr: tuple(kr[0].values())):
-        row = dict(key) | {name: float(values[index].mean()) for name, values in columns.items()} | {"runs": len(index)}
+        row = dict(key) | {name: float(values[index].mean()) for name, values in columns.items()} | {counted: len(index)}
         if "limit" in section:
             row["converged"] = _converged(section, row, result)
         rows.append(row)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from scalemem import data, models, objectives, optimizers
+from scalemem.data.order import key, permutation
 from scalemem.spec import RunSpec
 
 Knobs = dict[str, Any]
@@ -28,8 +29,8 @@ class State(NamedTuple):
 
     params: Any
     optimizer: Any
-    epoch: jax.Array  # epochs completed
-    loss_nats: jax.Array  # mean training loss a scored token over the last epoch, taken before each update
+    segment: jax.Array  # segments completed; an epoch has `Stage.segments` of them, one by default
+    loss_nats: jax.Array  # mean training loss a scored token over the last segment, taken before each update
     diverged: jax.Array  # some step's loss was not finite; training stopped there
 
 
@@ -52,7 +53,8 @@ class Shape:
 def _placeholder(run: RunSpec) -> RunSpec:
     stage = run.stages[0]
     optimizer = dataclasses.replace(stage.optimizer, **{k: 0.5 if k in ("peak_lr", "eps") else 0 for k in optimizers.KNOBS})
-    bare = dataclasses.replace(stage, data=dataclasses.replace(stage.data, n_items=1), optimizer=optimizer, exposures=0, batch_size=1)
+    least = max(stage.segments, stage.data.canaries.planted_items if stage.data.canaries else 1)  # that a run of these may have
+    bare = dataclasses.replace(stage, data=dataclasses.replace(stage.data, n_items=least), optimizer=optimizer, exposures=0, batch_size=1)
     return dataclasses.replace(run, stages=(bare,), seed=0)
 
 
@@ -63,12 +65,6 @@ def knobs(run: RunSpec) -> Knobs:
             **optimizers.knobs(stage.optimizer)}
 
 
-def key(seed: Any, name: str) -> jax.Array:
-    """The PRNG key of a purpose (init, data, order, probe): threefry, the seed folded with the name."""
-    fold = sum(ord(c) << (8 * i) for i, c in enumerate(name[:4]))
-    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), fold)
-
-
 def start(shape: Shape, k: Knobs) -> State:
     """The state before the first step."""
     params = models.init(shape.run.model, key(k["seed"], "init"))
@@ -77,28 +73,20 @@ def start(shape: Shape, k: Knobs) -> State:
     return State(params, opt, jnp.int32(0), jnp.float32(jnp.nan), jnp.bool_(False))
 
 
-def advance(shape: Shape, state: State, k: Knobs, epochs: Any) -> State:
-    """Train for `epochs` more epochs, but not beyond `k["exposures"]`, and not at all once diverged."""
+def advance(shape: Shape, state: State, k: Knobs, segments: Any) -> State:
+    """Train for so many more segments, but not beyond `k["exposures"]` epochs, and not at all once diverged."""
     stage, model = shape.run.stages[0], shape.run.model
     apply, loss_sum = models.apply(model), objectives.get(stage.objective)
-    generator, data_key, order_key = data.get(stage.data.generator), key(k["seed"], "data"), key(k["seed"], "order")
+    data_key, order_key = key(k["seed"], "data"), key(k["seed"], "order")
     optimizer = optimizers.direction(stage.optimizer.name, k)
     n, batch, rows = k["n_items"], k["batch_size"], shape.micro_batch
     steps = -(-n // batch)
 
     if shape.slots * model.seq_len <= MATERIALISE_TOKENS:
-        table = generator.items(shape.run, data_key, jnp.arange(shape.slots))
+        table = data.items(shape.run, data_key, jnp.arange(shape.slots))
         fetch = lambda index: table[index]  # noqa: E731
     else:
-        fetch = lambda index: generator.items(shape.run, data_key, index)  # noqa: E731
-
-    def permutation(epoch):
-        slot = jnp.arange(shape.slots)
-        if stage.order == "sequential":
-            return slot
-        epoch_key = jax.random.fold_in(order_key, epoch)
-        draw = jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(epoch_key, i)))(slot)
-        return jnp.argsort(jnp.where(slot < n, draw >> 1, jnp.uint32(0xFFFFFFFF)))
+        fetch = lambda index: data.items(shape.run, data_key, index)  # noqa: E731
 
     def micro(i, carry, params, order, first, count):
         """Add the gradient of micro-batch i of a step whose rows are order[first : first + count]."""
@@ -119,12 +107,20 @@ def advance(shape: Shape, state: State, k: Knobs, epochs: Any) -> State:
         params = jax.tree.map(lambda p, u: (p - lr * u).astype(p.dtype), params, update)
         return params, opt, nats + total
 
-    def one_epoch(st: State) -> State:
-        order = permutation(st.epoch)
+    def one_segment(st: State) -> State:
+        epoch, part = st.segment // stage.segments, st.segment % stage.segments
+        order = permutation(shape.run, jax.random.fold_in(order_key, epoch), shape.slots, n)
+        first, last = _bound(steps, part, stage.segments), _bound(steps, part + 1, stage.segments)
         params, opt, nats = lax.fori_loop(
-            0, steps, lambda s, c: step(s, c, order, st.epoch), (st.params, st.optimizer, jnp.float32(0)))
-        loss = nats / (n * (model.seq_len - 1))
-        return State(params, opt, st.epoch + 1, loss, ~jnp.isfinite(loss))
+            first, last, lambda s, c: step(s, c, order, epoch), (st.params, st.optimizer, jnp.float32(0)))
+        items = jnp.minimum(last * batch, n) - first * batch
+        loss = nats / (items * (model.seq_len - 1))
+        return State(params, opt, st.segment + 1, loss, ~jnp.isfinite(loss))
 
-    until = jnp.minimum(state.epoch + epochs, k["exposures"])
-    return lax.while_loop(lambda st: (st.epoch < until) & ~st.diverged, one_epoch, state)
+    until = jnp.minimum(state.segment + segments, k["exposures"] * stage.segments)
+    return lax.while_loop(lambda st: (st.segment < until) & ~st.diverged, one_segment, state)
+
+
+def _bound(steps: Any, part: Any, segments: int) -> Any:
+    """floor(steps part / segments), in which no product overflows."""
+    return steps // segments * part + steps % segments * part // segments

@@ -21,7 +21,7 @@ from conftest import MODEL, SIZE, make_pack, make_run
 import scalemem
 from scalemem import checkpoint, data, execute, launch, measure, train, worker
 from scalemem.pack import Pack
-from scalemem.spec import Probe, SpecError, run_id
+from scalemem.spec import Probe, SpecError, canonical_json, run_id
 from scalemem.store import Store
 
 RUNS = [make_run(exposures=40), make_run(exposures=25, seed=1), make_run(exposures=6, n_items=16, seed=2), make_run(exposures=40, seed=3)]
@@ -265,7 +265,7 @@ def test_a_row_says_what_was_run(store, undisturbed):
     assert (row["status"], row["exposures_done"], row["exposures"], row["seed"], row["n_items"]) == ("done", 25, 25, 1, 13)
     assert row["steps"] == 75
     assert row["memorized_bits"] <= row["data_bits"] == 13 * 35
-    assert row["spec"] == execute.canonical_json(RUNS[1])
+    assert row["spec"] == canonical_json(RUNS[1])
 
 
 def test_the_bits_of_a_new_generator_are_what_it_says(store, monkeypatch):

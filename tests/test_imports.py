@@ -19,11 +19,14 @@ MAY_IMPORT = {
     "models": ["sweep", "accounting"],
     "objectives": ["sweep", "accounting"],
     "optimizers": ["sweep", "accounting"],
-    "measure": ["data", "models"],  # DESIGN.md has them side by side; a measure draws items and applies a model
+    "measure": ["data", "models", "generate", "decoding"],  # DESIGN.md has them side by side; a measure draws items and applies a model
     "train": ["data", "models", "objectives", "optimizers", "measure"],
     "pack": ["train"],
     "checkpoint": ["durable"],
-    "execute": ["pack", "store", "checkpoint"],
+    "generate": ["models"],
+    "decoding": ["sweep"],
+    "record": ["pack"],
+    "execute": ["record", "store", "checkpoint"],
     "worker": ["execute"],
     "launch": ["execute", "worker"],
     # what came of it
@@ -37,13 +40,14 @@ MAY_IMPORT = {
     "repeats": ["tables"],
     "prepare": ["repeats"],
     "laws": ["tables"],
+    "analyses": ["tables"],
     "averaging": ["laws"],
     "fitted": ["averaging"],
     "fitting": ["fitted"],
     "forecasting": ["fitting"],
     "rolling": ["forecasting"],
     "schema": ["spec"],
-    "claims": ["forecasting", "schema"],
+    "claims": ["forecasting", "schema", "analyses"],
     "plot": ["claims"],
     # both
     "study": ["launch", "plot"],

@@ -35,7 +35,7 @@ def test_a_run_in_a_pack_is_the_run_alone(packed):
     for i, run in enumerate(RUNS):
         alone = one(trained([run], size=1), 0)
         assert float(packed.loss_nats[i]) == pytest.approx(float(alone.loss_nats), rel=1e-5)
-        assert int(packed.epoch[i]) == int(alone.epoch) == run.stages[0].exposures
+        assert int(packed.segment[i]) == int(alone.segment) == run.stages[0].exposures
     assert len({float(x) for x in packed.loss_nats[:5]}) == 5
 
 
@@ -43,7 +43,7 @@ def test_vmap_gives_the_numbers_of_map(packed):
     at_once = trained(RUNS, how="vmap")
     # 1e-5 of the loss, and 1e-6 nats (what the design promises of a loss) where a run has memorized nearly all and its loss is near 0
     np.testing.assert_allclose(at_once.loss_nats[:5], packed.loss_nats[:5], rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(at_once.epoch, packed.epoch)
+    np.testing.assert_array_equal(at_once.segment, packed.segment)
     assert not at_once.diverged.any()
 
 
@@ -54,7 +54,7 @@ def test_the_place_in_a_pack_and_the_neighbours_change_no_bit(packed):
 
 
 def test_padding_trains_nothing(packed):
-    assert packed.epoch[5:].tolist() == [0] * (SIZE - 5)
+    assert packed.segment[5:].tolist() == [0] * (SIZE - 5)
     assert np.isnan(packed.loss_nats[5:]).all()
 
 
@@ -132,7 +132,7 @@ DEVICES = """
         states = program.advance(program.start(k), k, 7)
         states = jax.block_until_ready(program.advance(states, k, 1000))
         assert len(states.loss_nats.sharding.device_set) == devices
-        result[devices] = [np.asarray(states.loss_nats, float).tolist(), np.asarray(states.epoch).tolist()]
+        result[devices] = [np.asarray(states.loss_nats, float).tolist(), np.asarray(states.segment).tolist()]
     print(json.dumps(result))
 """
 

@@ -44,7 +44,7 @@ def test_golden_steps_are_those_of_the_numpy_reference():
     mean = (5 * losses[0] + 5 * losses[1] + 3 * losses[2]) / 13
     assert float(state.loss_nats) == pytest.approx(mean, rel=1e-5)
     assert_same(state.params, params, rtol=1e-5, atol=1e-7)
-    assert int(state.epoch) == 1
+    assert int(state.segment) == 1
     assert not state.diverged
 
 
@@ -104,7 +104,7 @@ def test_every_item_is_seen_once_an_epoch(monkeypatch, how):
             states = jax.block_until_ready(program.advance(states, k, epochs))
             jax.effects_barrier()
             assert log == dict.fromkeys(range(n), times) if times else not log, (n, batch)
-        assert int(states.epoch[0]) == 6
+        assert int(states.segment[0]) == 6
         assert float(states.loss_nats[0]) == pytest.approx(1 / 7)  # the counting loss is 1 a sequence, of 7 scored tokens
 
 
@@ -117,7 +117,7 @@ def test_steps_are_taken_in_chunks_bit_for_bit():
     runs = [make_run(exposures=8, seed=1), make_run(exposures=6, n_items=16, seed=2), make_run(exposures=3, seed=3, batch_size=4)]
     at_once, in_parts = trained(runs, 8), trained(runs, 3, 5)
     jax.tree.map(np.testing.assert_array_equal, at_once, in_parts)
-    assert list(at_once.epoch[:4]) == [8, 6, 3, 0]
+    assert list(at_once.segment[:4]) == [8, 6, 3, 0]
     jax.tree.map(np.testing.assert_array_equal, at_once, trained(runs, 5, 1, 2, 99))  # and not beyond the exposures
 
 
@@ -228,4 +228,4 @@ def test_a_run_of_no_exposures_stays_as_it_began():
     state = one(trained([run]), 0)
     assert_same(state.params, models.init(run.model, train.key(4, "init")), rtol=1e-6, atol=0)
     assert math.isnan(state.loss_nats)
-    assert (int(state.epoch), bool(state.diverged)) == (0, False)
+    assert (int(state.segment), bool(state.diverged)) == (0, False)

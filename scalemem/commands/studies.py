@@ -55,7 +55,7 @@ def study(args: argparse.Namespace) -> Outcome:
         console.print(f"No run is done: {counts['diverged']} diverged, {counts['failed']} failed; see scalemem status {store.path}", soft_wrap=True)
         return {"store": str(store.path), "runs": counts}, 1
     table = studies_.runs_table(store, sweep)
-    result = studies_.evaluate(name, args.scale, table)
+    result = studies_.evaluate(name, args.scale, table, studies_.Measured(store, table))
     out = Path(args.out) if args.out else _folder(name)
     out.mkdir(parents=True, exist_ok=True)
     stem = f"{Path(name).stem}.{args.scale}"
@@ -139,8 +139,9 @@ def figure(args: argparse.Namespace) -> Outcome:
     """Draws a study's figure from what its store has."""
     console = console_of(args)
     sweep, path = _sweep(args, args.name)
-    table = studies_.runs_table(Store.open(path), sweep)
-    result = studies_.evaluate(args.name, args.scale, table)
+    store = Store.open(path)
+    table = studies_.runs_table(store, sweep)
+    result = studies_.evaluate(args.name, args.scale, table, studies_.Measured(store, table))
     out = Path(args.out) if args.out else _folder(args.name) / f"{Path(args.name).stem}.{args.scale}.png"
     out.parent.mkdir(parents=True, exist_ok=True)
     console.print(f"figure {studies_.figure(args.name, table, result, out)}", soft_wrap=True)

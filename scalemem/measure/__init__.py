@@ -1,17 +1,38 @@
-"""Measures: one file each, `measure(run, params, data_key, fresh_key) -> {column_with_unit: value}`."""
+"""Measures: one file each, `measure(run, params, data_key, fresh_key) -> {column_with_unit: number or array}`.
+
+Numbers are columns of the run's row. Arrays, all of one length, are columns of a table of the measure's name: a row for every canary or
+control (`data.canaries.probes`).
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from typing import Any
 
-from scalemem.measure import capacity, quantized
-from scalemem.spec import SpecError
+from scalemem.spec import RunSpec, SpecError
 
-MEASURES: dict[str, Callable[..., dict[str, float]]] = {"capacity": capacity.measure, "quantized": quantized.measure}
+OF_ITEMS = ("capacity", "quantized")  # read the whole data set of a source of known entropy
+OF_CANARIES = ("likelihood", "extraction", "probabilistic", "exposure", "approximate", "unprompted", "last_words", "cloze", "compression")
+# name -> function, or the module that has it as `measure`, imported when it is used
+MEASURES: dict[str, Any] = {name: f"scalemem.measure.{name}" for name in OF_ITEMS + OF_CANARIES}
 
 
-def get(name: str) -> Callable[..., dict[str, float]]:
+def get(name: str) -> Callable[..., dict[str, Any]]:
     """The measure of a name; SpecError if there is none."""
     if name not in MEASURES:
         raise SpecError(f"probe.measure = {name!r}: must be one of {', '.join(MEASURES)}; choose one of these")
-    return MEASURES[name]
+    found = MEASURES[name]
+    return importlib.import_module(found).measure if isinstance(found, str) else found
+
+
+def check(run: RunSpec) -> None:
+    """Raises SpecError, in one line, for a measure that does not exist or that the data of a run do not suit."""
+    canaries = run.stages[0].data.canaries
+    for probe in run.probes:
+        get(probe.measure)
+        if probe.measure in OF_CANARIES and canaries is None:
+            raise SpecError(f"probe.measure = {probe.measure!r}: reads canaries, and data.canaries = None; plant some, or take {', '.join(OF_ITEMS)}")
+        if probe.measure in OF_ITEMS and canaries is not None:
+            raise SpecError(f"probe.measure = {probe.measure!r}: reads data sets of known entropy, which canaries change; leave data.canaries out, "
+                            f"or take {', '.join(OF_CANARIES)}")

@@ -1,0 +1,193 @@
+"""Canaries: sequences planted in a data set, a known number of times, and others of the same kind that never are.
+
+random      tokens drawn independently and uniformly
+structured  a random format of its own, then a filling of `word_length` tokens, each one of the first `words` of the vocabulary
+passphrase  words drawn from a list of `words` words of `word_length` random tokens (a ghost sentence)
+trap        a sequence of the background source at a temperature, so at a controlled perplexity
+natural     a sequence of the background source itself; of a text, a chunk of its reference split
+
+The planted copies are the first items of the data set, group after group; the order of the epoch (`order.permutation`) decides when
+each is seen. A canary that a run does not include leaves its items to the background, and is one of the run's controls.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from types import ModuleType
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from scalemem.spec import CanarySpec, ModelSpec, OptimizerSpec, Probe, RunSpec, SpecError
+
+HELD_OUT = 1 << 29  # items from here on are never trained on: fresh samples of the source, or a text's held-out chunks
+REFERENCE = 1 << 30  # items from here on are of a text's reference split
+
+
+class Layout(NamedTuple):
+    """What each planted item is a copy of; arrays over the planted items."""
+
+    canary: np.ndarray  # its number
+    copy: np.ndarray  # which of its copies
+    copies: np.ndarray  # how many there are
+
+
+class Probes(NamedTuple):
+    """The canaries of a run and its controls, as sequences to be measured."""
+
+    tokens: jax.Array  # int32 [C, S]: the canary at its offset in a held-out background sequence
+    first: int  # position of its first token
+    length: int  # its tokens
+    group: np.ndarray  # int [C], -1 for a control
+    planted: np.ndarray  # bool [C]
+    copies: np.ndarray  # int [C], 0 where not planted
+    temperature: np.ndarray  # float [C]
+    first_step: np.ndarray  # int [C]: step of the first epoch that trains on its first copy; -1 where not planted
+    last_step: np.ndarray  # and on its last
+    canary: np.ndarray  # int [C]: its number
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """What is known of each canary, as columns of a table."""
+        return {name: getattr(self, name) for name in ("canary", "group", "planted", "copies", "temperature", "first_step", "last_step")}
+
+
+@functools.lru_cache(maxsize=256)
+def layout(spec: CanarySpec) -> Layout:
+    """Which canary each planted item is a copy of.
+
+    >>> layout(CanarySpec(per_group=1, groups=2)).canary.tolist()
+    [0, 1, 1]
+    """
+    copies = np.repeat(spec.copies_by_group, spec.per_group)
+    canary = np.repeat(np.arange(len(copies)), copies)
+    return Layout(canary, np.concatenate([np.arange(c) for c in copies]), copies[canary])
+
+
+def temperatures(spec: CanarySpec) -> np.ndarray:
+    """The temperature of every canary and control, float32 [C]: even in log from `coldest` to `hottest` within a group."""
+    def ladder(count: int) -> np.ndarray:
+        return np.geomspace(spec.coldest, spec.hottest, count) if count > 1 else np.full(count, (spec.coldest * spec.hottest) ** 0.5)
+
+    return np.concatenate([np.tile(ladder(spec.per_group), spec.groups), ladder(spec.controls)]).astype(np.float32)
+
+
+def contents(run: RunSpec, generator: ModuleType, key: jax.Array, canary: Int[Array, " B"]) -> Int[Array, "B L"]:
+    """The tokens of canaries by number: a function of (key, number), and of the data set's language where they are shared."""
+    spec, model = run.stages[0].data.canaries, run.model
+    assert spec is not None
+    language = jax.random.key(run.stages[0].data.language, impl="threefry2x32")
+    own = jax.random.fold_in(language if spec.shared else key, 0x43414E41)
+    length = spec.length or model.seq_len
+    keys = jax.vmap(lambda c: jax.random.fold_in(own, c))(canary)
+
+    def uniform(name: int, shape: tuple[int, ...], high: int) -> jax.Array:
+        return jax.vmap(lambda k: jax.random.randint(jax.random.fold_in(k, name), shape, 0, high, jnp.int32))(keys)
+
+    if spec.kind == "random":
+        return uniform(0, (length,), model.vocab_size)
+    if spec.kind == "structured":
+        filling = uniform(1, (spec.word_length,), min(spec.words, model.vocab_size))
+        return jnp.concatenate([uniform(0, (length - spec.word_length,), model.vocab_size), filling], 1)
+    if spec.kind == "passphrase":
+        words = jax.random.randint(jax.random.fold_in(language, 0x574F5244), (spec.words, spec.word_length), 0, model.vocab_size, jnp.int32)
+        return words[uniform(0, (-(-length // spec.word_length),), spec.words)].reshape(len(canary), -1)[:, :length]
+    if spec.kind == "trap":
+        return generator.tempered(run, own, REFERENCE + canary, jnp.asarray(temperatures(spec))[canary])[:, :length]
+    return generator.items(run, own, REFERENCE + canary)[:, :length]
+
+
+def included(run: RunSpec, key: jax.Array, canary: Int[Array, " B"]) -> jax.Array:
+    """Whether a run of this key plants each of these canaries, bool [B]; never a control."""
+    spec = run.stages[0].data.canaries
+    assert spec is not None
+    draw = jax.vmap(lambda c: jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, 0x494E434C), c)))(canary)
+    return (canary < spec.per_group * spec.groups) & (draw < spec.include)
+
+
+def overlay(run: RunSpec, generator: ModuleType, key: jax.Array, index: Int[Array, " B"], background: Int[Array, "B S"]) -> Int[Array, "B S"]:
+    """Background items with the canaries in their places; the arguments of `items`, and what it gives without canaries."""
+    spec = run.stages[0].data.canaries
+    assert spec is not None
+    canary = jnp.asarray(layout(spec).canary, jnp.int32)[jnp.clip(index, 0, spec.planted_items - 1)]
+    here = (index >= 0) & (index < spec.planted_items) & included(run, key, canary)
+    length = spec.length or run.model.seq_len
+    if spec.offset < 0:
+        room = run.model.seq_len - length + 1
+        offset = jax.vmap(lambda i: jax.random.randint(jax.random.fold_in(jax.random.fold_in(key, 0x4F464653), i), (), 0, room))(index)
+    else:
+        offset = jnp.full(index.shape, spec.offset)
+    return jnp.where(here[:, None], _placed(background, contents(run, generator, key, canary), offset), background)
+
+
+def _placed(background: Int[Array, "B S"], content: Int[Array, "B L"], offset: Int[Array, " B"]) -> Int[Array, "B S"]:
+    at = jnp.arange(background.shape[1])[None, :] - offset[:, None]
+    inside = (at >= 0) & (at < content.shape[1])
+    return jnp.where(inside, jnp.take_along_axis(content, jnp.clip(at, 0, content.shape[1] - 1), 1), background)
+
+
+def probes(run: RunSpec, data_key: jax.Array) -> Probes:
+    """Every canary of a run, then its controls, each in a background sequence that no run trains on.
+
+    Args:
+      run: with canaries in its first stage.
+      data_key: the key of its data set.
+    Raises:
+      SpecError: a run without canaries.
+    """
+    del data_key  # of a run there is one: it follows from the seed
+    return _probes(run)
+
+
+@functools.lru_cache(maxsize=64)
+def _probes(run: RunSpec) -> Probes:
+    from scalemem.data import order
+
+    stage, spec = run.stages[0], require(run)
+    least = ModelSpec(d_model=1, n_layers=0, n_heads=1, vocab_size=run.model.vocab_size, seq_len=run.model.seq_len)
+    bare = dataclasses.replace(stage, optimizer=OptimizerSpec(peak_lr=1), exposures=0, objective="next_token", segments=1)
+    tokens, planted, seen = _program(RunSpec(model=least, stages=(bare,), probes=(Probe("probes"),)))(
+        order.key(run.seed, "data"), order.key(run.seed, "order"))
+    count, planted = spec.per_group * spec.groups, np.asarray(planted)
+    group = np.concatenate([np.repeat(np.arange(spec.groups), spec.per_group), np.full(spec.controls, -1)])
+    copies = np.where(planted, np.append(spec.copies_by_group, 0)[group], 0)
+    step = np.empty(stage.data.n_items, int)
+    step[np.asarray(seen)[: stage.data.n_items]] = np.arange(stage.data.n_items) // stage.batch_size
+    laid = layout(spec).canary
+    first, last = np.full(len(planted), 1 << 60), np.full(len(planted), -1)
+    np.minimum.at(first[:count], laid, step[: len(laid)])
+    np.maximum.at(last[:count], laid, step[: len(laid)])
+    return Probes(tokens, max(spec.offset, 0), spec.length or run.model.seq_len, group, planted, copies, temperatures(spec),
+                  np.where(planted, first, -1), np.where(planted, last, -1), np.arange(len(planted)))
+
+
+@functools.lru_cache(maxsize=64)
+def _program(run: RunSpec):
+    """(data key, order key) -> the probes' tokens, which are planted, and the first epoch's order: one program for all seeds and sizes."""
+    from scalemem import data
+    from scalemem.data import order
+
+    stage, spec = run.stages[0], require(run)
+    generator = data.get(stage.data.generator)
+
+    @jax.jit
+    def made(data_key: jax.Array, order_key: jax.Array):
+        number = jnp.arange(spec.per_group * spec.groups + spec.controls)
+        background = generator.items(run, data_key, HELD_OUT + number)
+        tokens = _placed(background, contents(run, generator, data_key, number), jnp.full(number.shape, max(spec.offset, 0)))
+        slots = 1 << (stage.data.n_items - 1).bit_length()
+        seen = order.permutation(run, jax.random.fold_in(order_key, 0), slots, stage.data.n_items)
+        return tokens, included(run, data_key, number), seen
+
+    return made
+
+
+def require(run: RunSpec) -> CanarySpec:
+    """The canaries of a run; SpecError if it has none."""
+    found = run.stages[0].data.canaries
+    if found is None:
+        raise SpecError("data.canaries = None: must be a CanarySpec for a measure of planted sequences; plant some, or take another measure")
+    return found
