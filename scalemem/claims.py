@@ -312,7 +312,7 @@ class _Study:
                 self.problems[f"forecast {entry['label']}"] = str(error)
         claims = [Claim(c["id"], c["text"], {k: c[k] for k in ("parameter", *QUANTITIES) if k in c}, float(c.get("low", -math.inf)),
                         float(c.get("high", math.inf)), c.get("published"), c.get("source", "")) for c in self.toml.get("claim", ())]
-        for entry in [*self.toml.get("analysis", ()), *self.toml.get("reduce", ())]:
+        for entry in self.toml.get("analysis", ()):
             try:
                 self.table(entry["name"])
             except self.data_errors as error:

@@ -199,7 +199,7 @@ class DataSpec(_Checked):
     corpus: str = _field("", doc="text: file, folder or JSONL; empty is the Python standard library's source")
     digest: str = _field("", doc="text: what scalemem.data.text.digest says of the corpus")
     tokenizer: str = _field("bytes", choices=("bytes", "bpe"), doc="text: bytes, or a BPE trained to the model's vocabulary")
-    canaries: CanarySpec | None = _field(None, doc="what is planted")
+    canaries: CanarySpec | None = _field(None, doc="what is planted")  # noqa: RUF009
 
 
 @dataclass(frozen=True)

@@ -55,11 +55,40 @@ def init(spec: ModelSpec, key: jax.Array) -> Params:
 
 def apply(spec: ModelSpec) -> Callable[[Params, jax.Array], jax.Array]:
     """The pure function (params, tokens [B, T]) -> logits [B, T, V] of an architecture."""
-    graph, state = _split(spec)
-
     def forward(params: Params, tokens: jax.Array) -> jax.Array:
-        filled = jax.tree.map(lambda x: x, state)
-        nnx.replace_by_pure_dict(filled, params)
-        return nnx.merge(graph, filled)(tokens)
+        return _module(spec, params)(tokens)
 
+    _split(spec)  # an unknown architecture is an error here, not when it is applied
     return forward
+
+
+def decode(spec: ModelSpec) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Two pure functions, `prefill` and `step`: the logits of `apply`, token by token, from cached keys and values.
+
+    prefill(params, tokens [B, P], length) -> (logits [B, V] after the last token, cache with room for `length` >= P positions);
+    step(params, token [B], position, cache) -> (logits [B, V] after it, cache). `position` is an int32 array, the token's place,
+    from 0: P for the first token after a prefix of P. A step costs what one position costs, and reads the cache once.
+
+    >>> spec = ModelSpec(d_model=4, n_layers=1, n_heads=1, vocab_size=8, seq_len=4)
+    >>> params, (prefill, step) = init(spec, jax.random.key(0)), decode(spec)
+    >>> logits, cache = prefill(params, jnp.array([[3, 1]]), 4)
+    >>> logits, cache = step(params, jnp.array([5]), jnp.array(2), cache)
+    >>> bool(jnp.allclose(logits, apply(spec)(params, jnp.array([[3, 1, 5]]))[:, -1], atol=1e-6))
+    True
+    """
+    def prefill(params: Params, tokens: jax.Array, length: int) -> tuple[jax.Array, Any]:
+        return _module(spec, params).prefill(tokens, length)
+
+    def step(params: Params, token: jax.Array, position: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
+        return _module(spec, params).step(token, position, cache)
+
+    _split(spec)
+    return prefill, step
+
+
+def _module(spec: ModelSpec, params: Params) -> Any:
+    """The architecture with these parameters."""
+    graph, state = _split(spec)
+    filled = jax.tree.map(lambda x: x, state)
+    nnx.replace_by_pure_dict(filled, params)
+    return nnx.merge(graph, filled)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from scalemem.models.layers import MLPS, NORMS, Attention, matmul, weight
+from scalemem.models.layers import MLPS, NORMS, Attention, Cache, matmul, weight
 from scalemem.spec import ModelSpec
 
 
@@ -20,8 +20,17 @@ class Block(nnx.Module):
         self.mlp = MLPS[m.mlp](m.d_model, std, std_out)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        x = x + self.attention(self.norm_1(x))
-        return x + self.mlp(self.norm_2(x))
+        return self.prefix(x)[0]
+
+    def prefix(self, x: Float[Array, "B T D"]) -> tuple[Float[Array, "B T D"], Cache]:
+        y, cache = self.attention.prefix(self.norm_1(x))
+        x = x + y
+        return x + self.mlp(self.norm_2(x)), cache
+
+    def step(self, x: Float[Array, "B 1 D"], position: Int[Array, ""], cache: Cache) -> tuple[Float[Array, "B 1 D"], Cache]:
+        y, cache = self.attention.step(self.norm_1(x), position, cache)
+        x = x + y
+        return x + self.mlp(self.norm_2(x)), cache
 
 
 class GPT(nnx.Module):
@@ -35,15 +44,41 @@ class GPT(nnx.Module):
         self.norm = NORMS[m.norm](m.d_model)
         self.head = None if m.tied else weight((m.d_model, m.vocab_size), m.init_std)
 
-    def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
-        """Next-token logits, float32, from T <= seq_len tokens."""
+    def embed(self, tokens: Int[Array, "B T"], at: Int[Array, " T"] | None = None) -> Float[Array, "B T D"]:
+        """Embeddings of tokens at positions `at`; 0..T-1 by default."""
         x = self.tokens[...][tokens]
         if self.positions is not None:
-            x = x + self.positions[...][: tokens.shape[1]]
-        x = x.astype(self.dtype)
-        for block in self.blocks:
-            x = block(x)
+            x = x + self.positions[...][slice(tokens.shape[1]) if at is None else at]
+        return x.astype(self.dtype)
+
+    def logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """The final norm and the head, float32."""
         x = self.norm(x)
         head = self.tokens[...].T if self.head is None else self.head[...]
         logits = matmul(x.reshape(-1, x.shape[-1]), head.astype(self.dtype))
-        return logits.reshape(*tokens.shape, -1).astype(jnp.float32)
+        return logits.reshape(*x.shape[:-1], -1).astype(jnp.float32)
+
+    def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
+        """Next-token logits, float32, from T <= seq_len tokens."""
+        x = self.embed(tokens)
+        for block in self.blocks:
+            x = block(x)
+        return self.logits(x)
+
+    def prefill(self, tokens: Int[Array, "B P"], length: int) -> tuple[Float[Array, "B V"], tuple[Cache, ...]]:
+        """Logits after the last of P tokens, and each block's cache, with room for `length` positions."""
+        x, caches = self.embed(tokens), []
+        room = ((0, 0), (0, 0), (0, length - tokens.shape[1]), (0, 0))
+        for block in self.blocks:
+            x, (k, v) = block.prefix(x)
+            caches.append((jnp.pad(k, room), jnp.pad(v, room)))
+        return self.logits(x[:, -1:])[:, 0], tuple(caches)
+
+    def step(self, token: Int[Array, " B"], position: Int[Array, ""],
+             caches: tuple[Cache, ...]) -> tuple[Float[Array, "B V"], tuple[Cache, ...]]:
+        """Logits after `token` at `position`, the first that is not yet in the caches, and the caches with it."""
+        x, after = self.embed(token[:, None], position[None]), []
+        for block, cache in zip(self.blocks, caches, strict=True):
+            x, cache = block.step(x, position, cache)
+            after.append(cache)
+        return self.logits(x)[:, 0], tuple(after)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 def weight(shape: tuple[int, ...], std: float | None = None, fill: float = 0.0) -> nnx.Param:
@@ -80,13 +80,16 @@ class RMSNorm(nnx.Module):
 NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
 
 
-def rotate(x: Float[Array, "B T H K"]) -> Float[Array, "B T H K"]:
-    """Rotary positions: pair (i, i + K/2) at position t turns by t * 10000^(-2 i / K)."""
+def rotate(x: Float[Array, "B T H K"], at: Int[Array, " T"]) -> Float[Array, "B T H K"]:
+    """Rotary positions: pair (i, i + K/2) at position t of `at` turns by t * 10000^(-2 i / K)."""
     half = x.shape[-1] // 2
-    angle = jnp.arange(x.shape[1])[:, None] * 10000.0 ** (-jnp.arange(half) / half)
+    angle = at[:, None] * 10000.0 ** (-jnp.arange(half) / half)
     cos, sin = (f(angle)[None, :, None, :].astype(x.dtype) for f in (jnp.cos, jnp.sin))
     a, b = x[..., :half], x[..., half:]
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+Cache = tuple[Float[Array, "B H L K"], Float[Array, "B H L K"]]  # keys and values at positions 0..L-1, of which some are still 0
 
 
 class Attention(nnx.Module):
@@ -96,17 +99,36 @@ class Attention(nnx.Module):
         self.qkv, self.out = Linear(d, 3 * d, std), Linear(d, d, std_out)
         self.n_heads, self.rotary = n_heads, rotary
 
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    def heads(self, x: Float[Array, "B T D"], at: Int[Array, " T"]) -> tuple[Float[Array, "B T H K"], ...]:
+        """Queries (over sqrt K), keys and values of positions `at`."""
         b, t, d = x.shape
         qkv = self.qkv(x).reshape(b, t, 3, self.n_heads, d // self.n_heads)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         if self.rotary:
-            q, k = rotate(q), rotate(k)
-        q = q * (d // self.n_heads) ** -0.5
+            q, k = rotate(q, at), rotate(k, at)
+        return q * (d // self.n_heads) ** -0.5, k, v
+
+    def prefix(self, x: Float[Array, "B T D"]) -> tuple[Float[Array, "B T D"], Cache]:
+        """The layer's output at positions 0..T-1, and their keys and values."""
+        t = x.shape[1]
+        q, k, v = self.heads(x, jnp.arange(t))
         scores = jnp.einsum("bthk,bshk->bhts", q, k).astype(jnp.float32)
         causal = jnp.tril(jnp.ones((t, t), bool))
         probs = jax.nn.softmax(jnp.where(causal, scores, -1e30), axis=-1).astype(x.dtype)
-        return self.out(jnp.einsum("bhts,bshk->bthk", probs, v).reshape(b, t, d))
+        y = self.out(jnp.einsum("bhts,bshk->bthk", probs, v).reshape(x.shape))
+        return y, (k.swapaxes(1, 2), v.swapaxes(1, 2))
+
+    def step(self, x: Float[Array, "B 1 D"], position: Int[Array, ""], cache: Cache) -> tuple[Float[Array, "B 1 D"], Cache]:
+        """The layer's output at one position, which joins the cache; what stands behind it there is not read."""
+        q, *new = self.heads(x, position[None])
+        k, v = (lax.dynamic_update_slice_in_dim(old, one.swapaxes(1, 2), position, axis=2) for old, one in zip(cache, new, strict=True))
+        scores = jnp.einsum("bhk,bhsk->bhs", q[:, 0], k).astype(jnp.float32)
+        seen = jnp.arange(k.shape[2]) <= position
+        probs = jax.nn.softmax(jnp.where(seen, scores, -1e30), axis=-1).astype(x.dtype)
+        return self.out(jnp.einsum("bhs,bhsk->bhk", probs, v).reshape(x.shape)), (k, v)
+
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        return self.prefix(x)[0]
 
 
 class GeluMLP(nnx.Module):
