@@ -80,9 +80,10 @@ class RMSNorm(nnx.Module):
 NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
 
 
-def rotate(x: Float[Array, "B T H K"], at: Int[Array, " T"]) -> Float[Array, "B T H K"]:
-    """Rotary positions: pair (i, i + K/2) at position t of `at` turns by t * 10000^(-2 i / K)."""
+def rotate(x: Float[Array, "B T H K"], at: Int[Array, " T"] | None = None) -> Float[Array, "B T H K"]:
+    """Rotary positions: pair (i, i + K/2) at position t turns by t * 10000^(-2 i / K); t from `at`, or 0, 1, ..., T - 1."""
     half = x.shape[-1] // 2
+    at = jnp.arange(x.shape[1]) if at is None else at
     angle = at[:, None] * 10000.0 ** (-jnp.arange(half) / half)
     cos, sin = (f(angle)[None, :, None, :].astype(x.dtype) for f in (jnp.cos, jnp.sin))
     a, b = x[..., :half], x[..., half:]
@@ -99,8 +100,8 @@ class Attention(nnx.Module):
         self.qkv, self.out = Linear(d, 3 * d, std), Linear(d, d, std_out)
         self.n_heads, self.rotary = n_heads, rotary
 
-    def heads(self, x: Float[Array, "B T D"], at: Int[Array, " T"]) -> tuple[Float[Array, "B T H K"], ...]:
-        """Queries (over sqrt K), keys and values of positions `at`."""
+    def heads(self, x: Float[Array, "B T D"], at: Int[Array, " T"] | None = None) -> tuple[Float[Array, "B T H K"], ...]:
+        """Queries (over sqrt K), keys and values of positions `at`; 0..T-1 by default."""
         b, t, d = x.shape
         qkv = self.qkv(x).reshape(b, t, 3, self.n_heads, d // self.n_heads)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
@@ -111,7 +112,7 @@ class Attention(nnx.Module):
     def prefix(self, x: Float[Array, "B T D"]) -> tuple[Float[Array, "B T D"], Cache]:
         """The layer's output at positions 0..T-1, and their keys and values."""
         t = x.shape[1]
-        q, k, v = self.heads(x, jnp.arange(t))
+        q, k, v = self.heads(x)
         scores = jnp.einsum("bthk,bshk->bhts", q, k).astype(jnp.float32)
         causal = jnp.tril(jnp.ones((t, t), bool))
         probs = jax.nn.softmax(jnp.where(causal, scores, -1e30), axis=-1).astype(x.dtype)
