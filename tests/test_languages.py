@@ -20,9 +20,10 @@ from scalemem.spec import SpecError
 
 KEY = train.key(5, "data")
 MODULES = {"uniform": uniform, "zipf": zipf, "markov": markov, "pcfg": pcfg}
-SMALL = [("uniform", 3, 4, {}), ("zipf", 4, 3, {}), ("zipf", 3, 4, {"zipf": 0.0}), ("markov", 3, 5, {}), ("markov", 3, 5, {"context": 2}),
-         ("markov", 3, 5, {"context": 3, "zipf": 2.5}), ("markov", 2, 4, {"context": 8})]
-SMALL += [("pcfg", 3, s, {"rules": 2}) for s in (2, 3, 4, 5, 6, 7)] + [("pcfg", 3, 4, {"rules": 3, "zipf": 0.5}), ("pcfg", 4, 5, {"rules": 1})]
+SMALL = [("uniform", 3, 3, {}), ("zipf", 4, 3, {}), ("markov", 3, 4, {}), ("markov", 3, 5, {"context": 2, "zipf": 0.0}),
+         ("markov", 3, 5, {"context": 3, "zipf": 2.5}), ("markov", 2, 4, {"context": 8}), ("pcfg", 3, 2, {"rules": 2}), ("pcfg", 3, 3, {"rules": 3}),
+         ("pcfg", 3, 5, {"rules": 2}), ("pcfg", 3, 7, {"rules": 2, "zipf": 0.5}), ("pcfg", 4, 5, {"rules": 1}), ("pcfg", 2, 8, {"rules": 2})]
+DRAWN = [SMALL[i] for i in (1, 2, 4, 8, 9)]
 LARGE = [("uniform", {}), ("zipf", {}), ("markov", {"context": 2}), ("pcfg", {"zipf": 0.7})]
 
 
@@ -31,6 +32,24 @@ def language(name, vocab=32, seq_len=8, **data):
     run = make_run(dataclasses.replace(MODEL, vocab_size=vocab, seq_len=seq_len), generator=name)
     stage = dataclasses.replace(run.stages[0], data=dataclasses.replace(run.stages[0].data, **{"language": 3, **data}))
     return dataclasses.replace(run, stages=(stage,)), MODULES[name]
+
+
+@functools.cache
+def program(function):
+    """The function compiled, a run being static; few and large programs, rather than each small one by itself."""
+    return jax.jit(function, static_argnums=0)
+
+
+def items(run, index, key=KEY):
+    return np.asarray(program(MODULES[run.stages[0].data.generator].items)(run, key, jnp.asarray(index, jnp.int32)))
+
+
+def tempered(run, index, temperature):
+    return np.asarray(program(MODULES[run.stages[0].data.generator].tempered)(run, KEY, jnp.asarray(index), jnp.asarray(temperature, jnp.float32)))
+
+
+def nats(run, tokens):
+    return np.asarray(program(MODULES[run.stages[0].data.generator].nats)(run, jnp.asarray(tokens)))
 
 
 def law(n, exponent):
@@ -48,7 +67,7 @@ def hash_of(*parts):
     return functools.reduce(lambda state, part: mix(state ^ part), parts[1:], mix((parts[0] + 0x9E3779B9) % 2**32))
 
 
-def everything(run, temperature=1.0):
+def everything(run, temperature=1.0) -> dict[tuple[int, ...], float]:
     """The probability of each sequence of a language, by enumeration of its choices."""
     data, vocab, length = run.stages[0].data, run.model.vocab_size, run.model.seq_len
     tokens, p = range(vocab), law(vocab, data.zipf / temperature)
@@ -58,7 +77,7 @@ def everything(run, temperature=1.0):
         order = sorted(tokens, key=lambda token: hash_of(data.language, token))
         return {x: math.prod(p[order.index(token)] for token in x) for x in itertools.product(tokens, repeat=length)}
     if data.generator == "markov":
-        found = {(): 1.0}
+        found: dict[tuple[int, ...], float] = {(): 1.0}
         for _ in range(length):
             grown = {}
             for x, mass in found.items():
@@ -80,9 +99,9 @@ def everything(run, temperature=1.0):
             out += [(x + y, p_rule * p_x * p_y) for (x, p_x), (y, p_y) in itertools.product(*parts)]
         return out
 
-    found = [(x, p[root] * mass) for root in tokens for x, mass in below(1, 0, root)]
-    assert len(dict(found)) == len(found)  # one parse each
-    return dict(found)
+    parses = [(x, p[root] * mass) for root in tokens for x, mass in below(1, 0, root)]
+    assert len(dict(parses)) == len(parses)  # one each
+    return dict(parses)
 
 
 def beginnings(table, length):
@@ -102,7 +121,7 @@ def test_nats_and_entropy_are_those_of_the_enumeration(name, vocab, seq_len, dat
     sequences = list(itertools.product(range(vocab), repeat=seq_len))
     expected = [[math.log(known[t][x[:t]] / known[t + 1][x[: t + 1]]) if x[: t + 1] in known[t + 1] else math.inf for t in range(1, seq_len)]
                 for x in sequences]
-    got = np.asarray(module.nats(run, jnp.array(sequences, jnp.int32)))
+    got = nats(run, np.array(sequences, np.int32))
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected, rtol=2e-6, atol=2e-6)
     assert (got >= 0).all()
@@ -110,16 +129,14 @@ def test_nats_and_entropy_are_those_of_the_enumeration(name, vocab, seq_len, dat
     assert module.entropy_bits(run) == pytest.approx(entropy, rel=1e-7, abs=1e-7)
 
 
-@pytest.mark.parametrize(("name", "vocab", "seq_len", "data"), [case for case in SMALL if case[2] > 2])
+@pytest.mark.parametrize(("name", "vocab", "seq_len", "data"), DRAWN)
 def test_sequences_are_drawn_with_their_probability_at_every_temperature(name, vocab, seq_len, data):
     """Chi-square over whole sequences, with a fixed key: no p-value is below 1e-4."""
-    run, module = language(name, vocab, seq_len, **data)
-    index = jnp.arange(3000, dtype=jnp.int32)
-    drawn = {1.0: module.items(run, KEY, index)}
-    drawn |= {t: module.tempered(run, KEY, index, jnp.full(3000, t)) for t in (0.5, 3.0)}
-    for temperature, tokens in drawn.items():
+    run, _ = language(name, vocab, seq_len, **data)
+    drawn = tempered(run, np.arange(9000), np.repeat([1.0, 0.5, 3.0], 3000))
+    for temperature, tokens in zip((1.0, 0.5, 3.0), np.split(drawn, 3), strict=True):
         table = everything(run, temperature)
-        seen, counts = np.unique(np.asarray(tokens), axis=0, return_counts=True)
+        seen, counts = np.unique(tokens, axis=0, return_counts=True)
         observed = dict.fromkeys(table, 0) | dict(zip(map(tuple, seen.tolist()), counts.tolist(), strict=True))
         assert set(observed) == set(table)  # nothing that is not of the language
         pairs = sorted((3000 * p, observed[x]) for x, p in table.items())
@@ -133,81 +150,76 @@ def test_sequences_are_drawn_with_their_probability_at_every_temperature(name, v
 
 @pytest.mark.parametrize(("name", "data"), LARGE)
 def test_mean_code_length_is_the_entropy(name, data):
-    for seq_len in (16, 11):
-        run, module = language(name, 32, seq_len, **data)
-        bits = np.asarray(module.nats(run, module.items(run, KEY, jnp.arange(2000))), np.float64).sum(1) / math.log(2)
-        error = bits.std() / math.sqrt(len(bits))
-        assert abs(bits.mean() - module.entropy_bits(run)) < 4 * error + 1e-5
+    run, module = language(name, 32, 11, **data)
+    bits = nats(run, items(run, np.arange(2000))).astype(np.float64).sum(1) / math.log(2)
+    error = bits.std() / math.sqrt(len(bits))
+    assert abs(bits.mean() - module.entropy_bits(run)) < 4 * error + 1e-5
 
 
 @pytest.mark.parametrize(("name", "data"), LARGE)
 def test_an_item_depends_on_its_number_and_the_key_alone(name, data):
     run, module = language(name, **data)
-    index = jnp.array([4, 0, (1 << 30) - 1, 4, 1 << 29], jnp.int32)
-    tokens = np.asarray(module.items(run, KEY, index))
+    index = np.array([4, 0, (1 << 30) - 1, 4, 1 << 29], np.int32)
+    tokens = items(run, index)
     assert tokens.dtype == np.int32
     np.testing.assert_array_equal(tokens[0], tokens[3])
     assert len(np.unique(tokens, axis=0)) == 4
-    for i in range(5):
-        np.testing.assert_array_equal(module.items(run, KEY, index[i : i + 1])[0], tokens[i])
-    np.testing.assert_array_equal(jax.jit(lambda i: module.items(run, KEY, i))(index), tokens)
-    np.testing.assert_array_equal(jax.vmap(lambda i: module.items(run, KEY, i[None])[0])(index), tokens)
-    np.testing.assert_array_equal(module.items(language(name, **data, n_items=99)[0], KEY, index), tokens)
-    assert not np.array_equal(module.items(run, train.key(6, "data"), index), tokens)
-    np.testing.assert_allclose(jax.jit(lambda x: module.nats(run, x))(tokens), module.nats(run, tokens), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(items(run, index[::-1]), tokens[::-1])
+    np.testing.assert_array_equal(module.items(run, KEY, jnp.asarray(index[2:3])), tokens[2:3])  # one alone, not compiled
+    np.testing.assert_array_equal(jax.jit(jax.vmap(lambda i: module.items(run, KEY, i[None])[0]))(index), tokens)
+    np.testing.assert_array_equal(items(language(name, **data, n_items=99)[0], index), tokens)
+    assert not np.array_equal(items(run, index, train.key(6, "data")), tokens)
 
 
 @pytest.mark.parametrize(("name", "data"), LARGE[1:])
 def test_a_language_is_its_number(name, data):
     """The same draws in another language are other sequences, likely in their own and unlikely (or impossible) in the first."""
-    (run, module), (other, _) = language(name, **data), language(name, **data, language=4)
-    tokens, foreign = module.items(run, KEY, jnp.arange(200)), module.items(other, KEY, jnp.arange(200))
+    (run, _), (other, _) = language(name, **data), language(name, **data, language=4)
+    tokens, foreign = items(run, np.arange(200)), items(other, np.arange(200))
     assert not np.array_equal(tokens, foreign)
-    own, abroad = np.asarray(module.nats(run, tokens)).mean(), np.asarray(module.nats(run, foreign)).mean()
-    assert own < np.asarray(module.nats(other, tokens)).mean()
-    assert own < abroad
-    assert module.nats(other, foreign).mean() == pytest.approx(own, rel=0.3)
-    shared = module.items(run, train.key(6, "data"), jnp.arange(200))  # another key: the same language
-    assert np.asarray(module.nats(run, shared)).mean() == pytest.approx(own, rel=0.3)
+    own = nats(run, tokens).mean()
+    assert own < nats(other, tokens).mean()
+    assert own < nats(run, foreign).mean()
+    assert nats(other, foreign).mean() == pytest.approx(own, rel=0.2)
+    assert nats(run, items(run, np.arange(200), train.key(6, "data"))).mean() == pytest.approx(own, rel=0.2)  # another key, one language
 
 
 @pytest.mark.parametrize(("name", "data"), LARGE)
 def test_temperatures(name, data):
     """1 is `items` exactly, whatever its neighbours; near 0 all is the likeliest choice; far up every choice is as likely as another."""
-    run, module = language(name, **data)
-    index = jnp.arange(600)
-    tokens = np.asarray(module.items(run, KEY, index))
-    mixed = jnp.where(index % 3 == 0, 1.0, jnp.where(index % 3 == 1, 1e-3, 1e6))
-    got = np.asarray(jax.jit(lambda i, t: module.tempered(run, KEY, i, t))(index, mixed))
-    np.testing.assert_array_equal(got[::3], tokens[::3])
+    run, _ = language(name, **data)
+    index = np.arange(602)
+    tokens = items(run, index)
+    temperature = np.array([1.0, 1e-3, 1e6])[index % 3]
+    temperature[600:] = 1e-38, 3e38  # what a float32 just holds
+    mixed = tempered(run, index, temperature)
+    np.testing.assert_array_equal(mixed[:600:3], tokens[:600:3])
     if name == "uniform":
-        np.testing.assert_array_equal(got, tokens)
+        np.testing.assert_array_equal(mixed, tokens)
         return
-    assert len(np.unique(got[1::3], axis=0)) == 1
-    cold = module.nats(run, got[1:2])
-    assert float(cold.sum()) <= np.asarray(module.nats(run, tokens)).sum(1).min() + 1e-5 or name == "pcfg"  # pcfg: p(x_1) is not scored
-    flat = {**data, "zipf": 0.0}
-    uniform_run = language(name, **flat)[0]
-    assert len(np.unique(got[2::3], axis=0)) > 190
-    if name == "pcfg":
-        assert np.isfinite(module.nats(run, got)).all()  # the same productions
-        assert np.asarray(module.nats(uniform_run, got[2::3])).sum(1).mean() == pytest.approx(module.entropy_bits(uniform_run) * math.log(2), rel=0.1)
+    cold, hot = mixed[1:600:3], mixed[2:600:3]
+    assert len(np.unique([*cold, mixed[600]], axis=0)) == 1
+    assert len(np.unique([*hot, mixed[601]], axis=0)) > 190
+    if name == "pcfg":  # as likely as sequences of the same productions, were all equally probable
+        level, source_of_level = language(name, **data | {"zipf": 0.0})
+        bits = nats(level, hot).astype(np.float64).sum(1) / math.log(2)
+        assert abs(bits.mean() - source_of_level.entropy_bits(level)) < 4 * bits.std() / math.sqrt(len(bits))
     else:
-        ranks = np.asarray(module.nats(run, got[2::3])).ravel()
-        assert stats.chisquare(np.unique(ranks, return_counts=True)[1]).pvalue > 1e-4
-        assert len(np.unique(ranks)) == 32
-    extremes = module.tempered(run, KEY, index[:2], jnp.array([1e-38, 3e38]))
-    np.testing.assert_array_equal(extremes[0], got[1])
+        least = -math.log(law(32, 1.0)[0])
+        np.testing.assert_allclose(nats(run, cold), least, rtol=1e-6)
+        values, counts = np.unique(nats(run, hot), return_counts=True)
+        assert len(values) == 32
+        assert stats.chisquare(counts).pvalue > 1e-4
 
 
 @pytest.mark.parametrize("context", [1, 2, 3])
 def test_a_markov_chain_sees_its_context_and_no_further(context):
     run, _ = language("markov", 32, 8, context=context)
     tokens = np.random.default_rng(0).integers(0, 32, (64, 8)).astype(np.int32)
-    before = np.asarray(markov.nats(run, tokens))
+    before = nats(run, tokens)
     changed = tokens.copy()
     changed[:, 2] = (changed[:, 2] + 1) % 32
-    differs = (np.asarray(markov.nats(run, changed)) != before).mean(0)  # of the tokens at 1..7; that at 2 is number 1 here
+    differs = (nats(run, changed) != before).mean(0)  # of the tokens at 1..7; that at 2 is number 1 here
     assert differs[0] == 0
     assert (differs[1 : 2 + context] > 0.8).all()
     assert (differs[2 + context :] == 0).all()
@@ -215,11 +227,11 @@ def test_a_markov_chain_sees_its_context_and_no_further(context):
 
 def test_one_token_that_the_grammar_forbids_leaves_no_sequence():
     run, _ = language("pcfg", 32, 16, rules=2)
-    tokens = np.asarray(pcfg.items(run, KEY, jnp.arange(50))).copy()
-    good = np.asarray(pcfg.nats(run, tokens))
+    tokens = items(run, np.arange(50)).copy()
+    good = nats(run, tokens)
     assert np.isfinite(good).all()
     tokens[:, 9] = (tokens[:, 9] + 7) % 32
-    bad = np.asarray(pcfg.nats(run, tokens))
+    bad = nats(run, tokens)
     np.testing.assert_allclose(bad[:, :8], good[:, :8], atol=1e-5)
     assert not np.isnan(bad).any()
     broken = np.isinf(bad)
@@ -228,13 +240,14 @@ def test_one_token_that_the_grammar_forbids_leaves_no_sequence():
 
 
 def test_the_largest_vocabulary_of_a_grammar():
-    run, _ = language("pcfg", pcfg.LARGEST_VOCAB, 4, rules=2, zipf=0.0)
-    tokens = pcfg.items(run, KEY, jnp.arange(40))
-    assert int(tokens.max()) > 60000
-    nats = np.asarray(pcfg.nats(run, tokens), np.float64)
-    assert np.isfinite(nats).all()
-    # x_2 and x_3 x_4 given what precedes; the root (16 bits) and three productions (1 bit each) less x_1 (nearly 16 bits)
-    assert nats.sum(1).mean() / math.log(2) == pytest.approx(pcfg.entropy_bits(run), abs=1)
+    """One production a symbol: x_1 leaves few roots possible, and of them x_2 leaves nearly always one."""
+    run, _ = language("pcfg", pcfg.LARGEST_VOCAB, 3, rules=1, zipf=0.0)
+    tokens = items(run, np.arange(400))
+    assert tokens.max() > 65000
+    got = nats(run, tokens).astype(np.float64)
+    assert np.isfinite(got).all()
+    bits = got.sum(1) / math.log(2)
+    assert abs(bits.mean() - pcfg.entropy_bits(run)) < 4 * bits.std() / math.sqrt(len(bits))
 
 
 @pytest.mark.parametrize(("vocab", "rules", "words"), [(4, 5, "data.rules = 5: must be at most model.vocab_size = 4"),
@@ -258,7 +271,6 @@ def test_productions_are_different_pairs(vocab, share, language, level):
 
 def test_productions_look_random():
     """Left and right symbols of a level, and their pairings with the symbol that produces them, are even: chi-square above 1e-4."""
-    left, right = pcfg._pairs(16, 16 * 8, 5, 0)
     many = [pcfg._pairs(16, 16 * 4, number, 1) for number in range(300)]
     table = np.zeros((4, 16, 16))
     for left, right in many:
@@ -269,8 +281,8 @@ def test_productions_look_random():
     assert stats.chisquare(table.sum((0, 1))).pvalue > 1e-4
 
 
-@given(n=st.integers(1, 5000), exponent=st.floats(0, 10))
-@settings(max_examples=60, deadline=None)
+@given(n=st.integers(1, 1000), exponent=st.floats(0, 10))
+@settings(max_examples=30, deadline=None)
 def test_a_choice_is_zipfs_law_in_whole_draws(n, exponent):
     c = source.choice(n, exponent)
     counts = np.rint(c.probability * 2**32).astype(np.int64)

@@ -26,6 +26,7 @@ class Grammar(NamedTuple):
     right: np.ndarray  # int32 [L, V m]
     code: np.ndarray  # uint32 [L, V m]: left V + right, sorted; none occurs twice in a level
     parent: np.ndarray  # int32 [L, V m]: the symbol whose production the code is
+    giving: np.ndarray  # int32 [L, 2, V, K]: the productions whose left (0) or right (1) symbol is the one asked for, then V m
 
 
 def grammar(run: RunSpec) -> Grammar:
@@ -61,7 +62,19 @@ def _grammar(vocab: int, rules: int, depth: int, language: int) -> Grammar:
         code = left * np.uint32(vocab) + right
         order = np.argsort(code)
         levels.append((left.astype(np.int32), right.astype(np.int32), code[order], (order // rules).astype(np.int32)))
-    return Grammar(*map(np.stack, zip(*levels, strict=True)))
+    left, right, code, parent = map(np.stack, zip(*levels, strict=True))
+    most = max(int(np.bincount(row).max()) for row in (*left, *right))
+    giving = np.stack([[_giving(row, vocab, most) for row in pair] for pair in zip(left, right, strict=True)])
+    return Grammar(left, right, code, parent, giving)
+
+
+def _giving(symbols: np.ndarray, vocab: int, most: int) -> np.ndarray:
+    """Where each symbol stands among `symbols`, [V, most], filled up with their number."""
+    order = np.argsort(symbols, kind="stable").astype(np.int32)
+    count = np.bincount(symbols, minlength=vocab)
+    slots = np.full((vocab, most), len(symbols), np.int32)
+    slots[np.arange(most) < count[:, None]] = order
+    return slots
 
 
 def _pairs(vocab: int, count: int, language: int, level: int) -> tuple[np.ndarray, np.ndarray]:
@@ -141,7 +154,7 @@ def nats(run: RunSpec, tokens: Int[Array, "B S"]) -> Float[Array, "B S-1"]:
       SpecError: see `grammar`.
     """
     language, (vocab, rules, zipf) = grammar(run), (run.model.vocab_size, run.stages[0].data.rules, run.stages[0].data.zipf)
-    left, right = jnp.asarray(language.left), jnp.asarray(language.right)
+    left, giving = jnp.asarray(language.left), jnp.asarray(language.giving)
     log_rule = jnp.asarray(np.tile(-source.choice(rules, zipf).nats, vocab), jnp.float32)
     root = jnp.full((_depth(run) + 1, vocab), -jnp.inf).at[0].set(-source.choice(vocab, zipf).nats)
     depth, side, node, leaf = _walk(run.model.seq_len)
@@ -149,31 +162,22 @@ def nats(run: RunSpec, tokens: Int[Array, "B S"]) -> Float[Array, "B S-1"]:
     def step(beliefs, move):
         depth, is_right, sibling, token = move
         log_joint = jnp.repeat(beliefs[depth], rules) + log_rule
-        log_joint = jnp.where(is_right & (left[depth] != sibling), -jnp.inf, log_joint)
-        log_p = _log_sum_by(jnp.where(is_right, right[depth], left[depth]), log_joint, vocab)
-        log_p -= _finite(jax.nn.logsumexp(log_p))
+        log_joint = jnp.where((is_right == 1) & (left[depth] != sibling), -jnp.inf, log_joint)
+        log_p = jax.nn.logsumexp(jnp.append(log_joint, -jnp.inf)[giving[depth, is_right]], -1)
+        total = jax.nn.logsumexp(log_p)
+        log_p -= jnp.where(jnp.isfinite(total), total, 0)
         return beliefs.at[depth + 1].set(log_p), jnp.maximum(-log_p[token], 0)
 
     def walk(sequence):
         tokens, siblings = sequence
         return lax.scan(step, root, (depth, side, siblings[node], tokens[leaf]))[1][leaf >= 0][1:]
 
-    return lax.map(walk, (tokens, _left_symbols(run, tokens)), batch_size=max(1, source.AT_ONCE // (vocab * rules)))
-
-
-def _finite(x):
-    return jnp.where(jnp.isfinite(x), x, 0)
-
-
-def _log_sum_by(group, x, n):
-    """log of the sum of exp x in each of n groups; -inf of an empty one."""
-    top = _finite(jnp.full(n, -jnp.inf).at[group].max(x))
-    return jnp.log(jnp.zeros(n).at[group].add(jnp.exp(x - top[group]))) + top
+    return lax.map(walk, (tokens, _left_symbols(run, tokens)), batch_size=max(1, source.AT_ONCE // language.giving[0, 0].size))
 
 
 @functools.lru_cache(maxsize=16)
 def _walk(seq_len: int) -> np.ndarray:
-    """Moves to a child, from left to right: [depth, right or not, node, leaf] x [2 (S - 1)]; nodes from 0, leaf -1 where it branches."""
+    """Moves to a child, from left to right: [depth, 1 if it is the right one, node, leaf] x [2 (S - 1)]; nodes from 0, leaf -1 where it branches."""
     deepest, moves = 1 << (seq_len - 1).bit_length(), []
 
     def visit(node, depth):  # the children of node i are 2 i and 2 i + 1; 1..S-1 branch, S..2S-1 are leaves

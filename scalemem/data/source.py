@@ -32,7 +32,7 @@ def hashed(language: int, *parts: Any) -> Any:
 
     Source: m is the finalizer of Appleby's MurmurHash3 (from memory, unverified; any mixing bijection would do).
     """
-    state: Any = _mix(np.array([language + 0x9E3779B9], np.uint32))
+    state: Any = _mix(np.array([(language + 0x9E3779B9) % 2**32], np.uint32))
     for part in parts:
         state = _mix(state ^ part)
     return state
