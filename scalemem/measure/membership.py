@@ -1,22 +1,20 @@
-"""Membership inference by a loss threshold: was this sequence in the training set?"""
+"""Membership inference by a threshold on a loss: was this sequence in the training set?"""
 
 from __future__ import annotations
 
 import numpy as np
 
+COLUMNS = ("auc", "auc_se", "f1", "f1_best", "tpr_at_fpr_1pct", "tpr_at_fpr_1permille")
+
 
 def attack(member: np.ndarray, fresh: np.ndarray) -> dict[str, float]:
-    """How well a low loss tells members from fresh sequences of the same distribution.
-
-    AUC = P(loss_member < loss_fresh) + P(equal) / 2. F1 = 2 TP / (2 TP + FP + FN) by two threshold rules: `mia_f1` calls half of
-    the pooled sequences members (those below the median loss), so chance is .5; `mia_f1_best` takes the best threshold in
-    hindsight, so chance is .667, the F1 of calling everything a member.
+    """How well a low loss tells members from as many fresh sequences of the same distribution.
 
     Args:
       member: loss of each member, [M], any unit.
-      fresh: loss of each fresh sequence, [M]; as many as members, or the two F1 mean something else.
+      fresh: loss of each fresh sequence, [M].
     Returns:
-      mia_auc, mia_auc_se (Hanley and McNeil's standard error), mia_f1, mia_f1_best, mia_tpr_at_fpr_1pct.
+      mia_auc, mia_auc_se, mia_f1, mia_f1_best, mia_tpr_at_fpr_1pct, as `separation` has them.
     Raises:
       ValueError: no sequences, or unequal numbers.
 
@@ -26,23 +24,48 @@ def attack(member: np.ndarray, fresh: np.ndarray) -> dict[str, float]:
     n = len(member)
     if n == 0 or len(fresh) != n:
         raise ValueError(f"members = {n}, fresh = {len(fresh)}: must be equal and positive")
-    loss = np.concatenate([member, fresh])
-    if not np.isfinite(loss).all():
-        return dict.fromkeys(("mia_auc", "mia_auc_se", "mia_f1", "mia_f1_best", "mia_tpr_at_fpr_1pct"), float("nan"))
-    _, inverse, counts = np.unique(loss, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]  # average ranks of ties, from 1
-    auc = 1 - (ranks[:n].sum() - n * (n + 1) / 2) / n**2
+    return {f"mia_{name}": value for name, value in separation(member, fresh).items() if name != "tpr_at_fpr_1permille"}
 
-    # calling every distinct loss <= t a member: true and false positives at each threshold
-    true = np.cumsum(np.bincount(inverse[:n], minlength=len(counts)))
-    false = np.cumsum(np.bincount(inverse[n:], minlength=len(counts)))
-    f1 = 2 * true / (true + false + n)
-    # the threshold that calls half of them members; ties at the median are split in proportion
-    k = int(np.searchsorted(true + false, n))
-    before = (true[k - 1], false[k - 1]) if k else (0, 0)
-    share = (n - sum(before)) / counts[k]
-    half = before[0] + share * (true[k] - before[0])
+
+def separation(member: np.ndarray, fresh: np.ndarray) -> dict[str, float]:
+    """How well a low value tells members from fresh sequences, of which there may be more or fewer.
+
+    AUC = P(member < fresh) + P(equal) / 2. F1 = 2 TPR / (TPR + FPR + 1): each kind weighs the same, so that the numbers of the two do
+    not matter (with equal numbers it is 2 TP / (2 TP + FP + FN)). Two threshold rules: `f1` calls half of the weight members (what is
+    below the weighted median), so chance is .5; `f1_best` takes the best threshold in hindsight, so chance is .667, the F1 of calling
+    everything a member. The true positive rates are at the lowest threshold of which the false positive rate is within the limit.
+
+    Args:
+      member: a value of each member, [M], any unit.
+      fresh: the value of each fresh sequence, [F].
+    Returns:
+      auc, auc_se (Hanley and McNeil's standard error), f1, f1_best, tpr_at_fpr_1pct, tpr_at_fpr_1permille; all nan if a value is nan.
+    Raises:
+      ValueError: no members, or no fresh sequences.
+
+    >>> separation(np.array([1.0, 2.0]), np.array([3.0, 4.0, 1.5]))["f1_best"]
+    0.8571428571428571
+    """
+    m, f = len(member), len(fresh)
+    if m == 0 or f == 0:
+        raise ValueError(f"members = {m}, fresh = {f}: must be positive; give sequences of both kinds")
+    value = np.concatenate([member, fresh])
+    if not np.isfinite(value).all():
+        return dict.fromkeys(COLUMNS, float("nan"))
+    _, inverse, counts = np.unique(value, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]  # average ranks of ties, from 1
+    auc = 1 - (ranks[:m].sum() - m * (m + 1) / 2) / (m * f)
+
+    # calling every distinct value <= t a member: true and false positives at each threshold
+    true = np.cumsum(np.bincount(inverse[:m], minlength=len(counts)))
+    false = np.cumsum(np.bincount(inverse[m:], minlength=len(counts)))
+    # the threshold that calls half of the weight members, in units of 1 / (m f); ties there are split in proportion
+    weight = true * f + false * m
+    k = int(np.searchsorted(weight, m * f))
+    before = (true[k - 1], weight[k - 1]) if k else (0, 0)
+    half = before[0] + (m * f - before[1]) / (weight[k] - before[1]) * (true[k] - before[0])
     q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-    variance = (auc * (1 - auc) + (n - 1) * (q1 - auc**2) + (n - 1) * (q2 - auc**2)) / n**2
-    return {"mia_auc": float(auc), "mia_auc_se": float(np.sqrt(max(variance, 0.0))), "mia_f1": float(half / n),
-            "mia_f1_best": float(f1.max()), "mia_tpr_at_fpr_1pct": float(np.max(true[false <= 0.01 * n], initial=0) / n)}
+    variance = (auc * (1 - auc) + (m - 1) * (q1 - auc**2) + (f - 1) * (q2 - auc**2)) / (m * f)
+    return {"auc": float(auc), "auc_se": float(np.sqrt(max(variance, 0.0))), "f1": float(half / m),
+            "f1_best": float((2 * true * f / (weight + m * f)).max()),
+            **{name: float(np.max(true[false <= limit * f], initial=0) / m) for name, limit in zip(COLUMNS[4:], (0.01, 0.001), strict=True)}}
