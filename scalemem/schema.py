@@ -10,6 +10,7 @@
       parameter = "fit.param"                                every group must hold; the worst decides
       statistic = {of, take, [where, reason, group, table, replicates = [columns]]}
                                                              take = mean | median | min | max | max_abs | spread (max - min over mean)
+                                                             | share (of rows that are 1, where all are 0 or 1)
       ratio     = {of, numerator_where, denominator_where, paired_by = [columns], [table]}
       coverage  = {fit, where, [group of the fit is by its columns]}
       collapse  = {pooled = "fit", separate = "fit"}         residual sd of one curve for all over that of a curve each
@@ -49,7 +50,7 @@ SECTIONS = {
 }
 _KINDS = {"text": str, "number": (int, float), "list": (list, str), "table": dict, "value": (str, int, float, dict)}
 REDUCE = ("mean", "median", "max", "min", "count")
-TAKE = ("mean", "median", "min", "max", "max_abs", "spread")
+TAKE = ("mean", "median", "min", "max", "max_abs", "spread", "share")
 
 
 def check(toml: Mapping[str, Any]) -> None:

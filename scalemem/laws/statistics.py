@@ -53,7 +53,7 @@ def noise_of_rows(values: np.ndarray, cells: np.ndarray) -> Noise | None:
 def statistic(values: np.ndarray, take: str, interval: float, noise: Noise | None = None) -> Measured:
     """A statistic of n values, with its interval.
 
-    mean has a t interval, median order statistics. An extreme T, which is min, max, max_abs = max |v| or spread = (max - min) / mean, has
+    mean has a t interval, median order statistics, share (of values that are 0 or 1) is Clopper and Pearson's. An extreme T, which is min, max, max_abs = max |v| or spread = (max - min) / mean, has
 
         T +- |q - T|,  q the outer quantile of T(v_i + s_i t_i),  t_i = z_i sqrt(dof / chi^2_dof), z_i normal, chi^2 one for all
 
@@ -64,7 +64,7 @@ def statistic(values: np.ndarray, take: str, interval: float, noise: Noise | Non
 
     Args:
       values: (n,).
-      take: mean, median, min, max, max_abs or spread.
+      take: mean, median, min, max, max_abs, spread or share.
       interval: probability of the interval.
       noise: of the values, in their unit.
 
@@ -79,6 +79,9 @@ def statistic(values: np.ndarray, take: str, interval: float, noise: Noise | Non
         return _mean(values, interval)
     if take == "median":
         return _median(values, interval)
+    if take == "share":
+        odd = values[(values != 0) & (values != 1)]
+        return proportion(int(values.sum()), n, interval) if not len(odd) else missing(n, take, f"a value of {odd[0]:g} is neither 0 nor 1")
     of = {"min": lambda v: v.min(-1), "max": lambda v: v.max(-1), "max_abs": lambda v: np.abs(v).max(-1),
           "spread": lambda v: np.ptp(v, -1) / v.mean(-1)}[take]
     value, rng, ends = float(of(values)), np.random.default_rng(0), ((1 - interval) / 2, (1 + interval) / 2)
