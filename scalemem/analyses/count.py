@@ -16,7 +16,7 @@ from scalemem.spec import SpecError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PRIOR_SD = 0.3  # of the bend of a logit in log size, per unit of h (h + gap), or of a logit for later checkpoints; it counts as one back-test
+PRIOR_SD = 0.2  # of the bend of a logit in log size, per unit of h (h + gap), or of a logit for later checkpoints; it counts as one back-test
 COLUMNS = ("seed", "target_n_params", "predictor_n_params", "predictor_fraction", "predictor_exposures", "n_count", "forecast_count",
            "low_count", "high_count", "map_count", "law_count", "backtests_count", "memorized_count", "inside")
 
@@ -25,7 +25,8 @@ def analyse(tables: Mapping[str, pa.Table], *, value: str, memorized: str, table
             targets: Sequence[float] = (), sizes: Sequence[float] = (), fractions: Sequence[float] = (), interval: float = 0.9) -> pa.Table:
     """The number of sequences that a fully trained target memorizes, forecast from what is known at each predictor.
 
-    Two forecasts of the logit L of the memorized fraction (s + 1/2) / (n + 1) are averaged: of the sum of the probabilities of
+    Two forecasts of the logit L of the memorized fraction (s + 1/2) / (n + 1) are averaged, by the inverse of their mean squares in the
+    back-tests below: of the sum of the probabilities of
     `transfer.learn`; and of a law, L_t = L_k + b h with h = log(n_t / n_k) and b the slope between size k and the next smaller one, mean over
     seeds (for an early checkpoint plus what the next smaller size gained from there to its end, mean over seeds). The interval is
 
@@ -54,8 +55,8 @@ def analyse(tables: Mapping[str, pa.Table], *, value: str, memorized: str, table
     for t, k, f in which.questions(panel, targets, sizes, fractions):
         if k == 0:
             continue
-        both, (sd, dof, tests) = forecast(panel, k, f, t), spread(panel, k, f, t)
-        centre = np.nanmean(both, 0, where=~np.isnan(both).all(0))
+        both, (weight, sd, dof, tests) = forecast(panel, k, f, t), spread(panel, k, f, t)
+        centre = average(both, weight)
         half = float(stdtrit(dof, (1 + interval) / 2)) * sd
         for r, seed in enumerate(panel.seeds):
             known = panel.known((k, f), (t, panel.final))[r]
@@ -99,8 +100,13 @@ def forecast(panel: Panel, k: int, f: int, t: int) -> np.ndarray:
     return np.stack([mapped, law])
 
 
-def spread(panel: Panel, k: int, f: int, t: int) -> tuple[float, float, int]:
-    """(sd of a forecast's logit, its degrees of freedom, sizes it was tested on), by back-tests among what is known at (k, f)."""
+def average(both: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The weighted mean of map and law, [2, R] -> [R]; the law alone where there is no map."""
+    return np.where(np.isnan(both[0]), both[1], weight @ np.where(np.isnan(both), 0.0, both))
+
+
+def spread(panel: Panel, k: int, f: int, t: int) -> tuple[np.ndarray, float, float, int]:
+    """(weights of map and law [2], sd of the forecast's logit, its degrees of freedom, sizes it was tested on), by back-tests at (k, f)."""
     panel = transfer.visible(panel, k, f)
     h = math.log(panel.sizes[t] / panel.sizes[k])
     origins: dict[int, int] = {}  # a size whose end is known -> the one to forecast it from
@@ -108,19 +114,19 @@ def spread(panel: Panel, k: int, f: int, t: int) -> tuple[float, float, int]:
         asked = math.log(panel.sizes[to] / panel.sizes[j])
         if j > 0 and (to not in origins or abs(asked - h) < abs(math.log(panel.sizes[to] / panel.sizes[origins[to]]) - h)):
             origins[to] = j
-    squares, within, seeds = [PRIOR_SD**2], 0.0, []
-    for to, j in origins.items():
-        both = forecast(panel, j, f, to)
-        error = (logits(panel, to, panel.final) - np.nanmean(both, 0, where=~np.isnan(both).all(0))) / _scale(panel, j, to)
-        error = error[~np.isnan(error)]
-        if len(error):
-            squares.append(float(error.mean()) ** 2)
-            within += float(np.sum((error - error.mean()) ** 2))
-            seeds.append(len(error))
+    errors = [(logits(panel, to, panel.final) - forecast(panel, j, f, to)) / _scale(panel, j, to) for to, j in origins.items()]
+    errors = [e for e in (e[:, ~np.isnan(e[1])] for e in errors) if e.size]
+    tested = [[float(np.mean(e[i] ** 2)) for e in errors if not np.isnan(e[i]).any()] for i in range(2)]
+    risk = [float(np.mean([PRIOR_SD**2, *squares])) for squares in (tested[0] or tested[1], tested[1])]  # an untested map is no better than the law
+    weight = np.array(risk[::-1]) / sum(risk)
+    squares, within, seeds = [PRIOR_SD**2], 0.0, [e.shape[1] for e in errors]
+    for error in (average(e, weight) for e in errors):
+        squares.append(float(error.mean()) ** 2)
+        within += float(np.sum((error - error.mean()) ** 2))
     shared, free = float(np.mean(squares)), sum(seeds) - len(seeds)
     noise = within / free * (1 - len(seeds) / sum(seeds)) if free else 0.0
     dof = (shared + noise) ** 2 / (shared**2 / len(squares) + (noise**2 / free if free else 0.0))
-    return _scale(panel, k, t) * math.sqrt(shared + noise), dof, len(seeds)
+    return weight, _scale(panel, k, t) * math.sqrt(shared + noise), dof, len(seeds)
 
 
 def _scale(panel: Panel, k: int, t: int) -> float:

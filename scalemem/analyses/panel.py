@@ -62,6 +62,36 @@ def rows(found: Sequence[Mapping[str, Any]], names: Sequence[str]) -> pa.Table:
     return pa.table({name: [row[name] for row in found] for name in names})
 
 
+def grid(table: pa.Table, row: str, column: str, *names: str) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Columns of a long table as matrices, NaN where there is no row.
+
+    Args:
+      table: with one row for each pair of values of `row` and `column`.
+      names: columns of numbers or true/false.
+    Returns:
+      the values of `row` [A] and of `column` [B], ascending, and a matrix [A, B] for each name.
+    Raises:
+      RowsError: two rows of one pair.
+
+    >>> import pyarrow as pa
+    >>> grid(pa.table({"seed": [0, 1], "canary": [5, 5], "x": [1.0, 2.0]}), "seed", "canary", "x")[2][0].tolist()
+    [[1.0], [2.0]]
+    """
+    keys = [columns.column(table, n) for n in (row, column)]
+    (a, i), (b, j) = (np.unique(x, return_inverse=True) for x in keys)
+    flat = i * len(b) + j
+    if len(np.unique(flat)) < len(flat):
+        again = int(np.setdiff1d(np.arange(len(flat)), np.unique(flat, return_index=True)[1])[0])
+        raise RowsError(f"row {again + 1}: a second one of {row} = {keys[0][again]:g}, {column} = {keys[1][again]:g}; there must be one: "
+                        "say which with where")
+    made = []
+    for name in names:
+        cells = np.full(len(a) * len(b), math.nan)
+        cells[flat] = number(table, name)
+        made.append(cells.reshape(len(a), len(b)))
+    return a, b, made
+
+
 class Panel(NamedTuple):
     """R seeds, C sequences, K sizes, F checkpoints; NaN where nothing was measured."""
 

@@ -16,6 +16,7 @@ from scalemem.analyses import logistic
 from scalemem.analyses.panel import Panel
 
 KNOTS = (0.5, 0.8)  # quantiles at which the effect of the value may bend
+PENALTY = 3.0  # of standardised coefficients: a few sequences' worth of shrinkage
 
 
 def visible(panel: Panel, k: int, f: int) -> Panel:
@@ -89,4 +90,4 @@ def learn(panel: Panel, k: int, f: int, t: int) -> Map | None:
     features = np.concatenate([(made := shape._features(panel, j, f, to)).reshape(-1, made.shape[-1]) for j, to in available])
     outcome = np.concatenate([panel.memorized[:, :, to, panel.final].ravel() for _, to in available])
     keep = ~np.isnan(outcome) & ~np.isnan(features).any(-1)
-    return shape._replace(regression=logistic.fit(features[keep], outcome[keep])) if keep.any() else None
+    return shape._replace(regression=logistic.fit(features[keep], outcome[keep], PENALTY)) if keep.any() else None
