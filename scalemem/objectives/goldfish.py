@@ -77,7 +77,7 @@ def keep_mask(tokens: Int[Array, "B S"], k: int, kind: str = "hashed", h: int = 
         return jnp.broadcast_to(np.arange(1, seq_len) % k != 0, (len(tokens), seq_len - 1))
     ids, h = tokens.astype(jnp.uint32), min(h, seq_len - 1)
     number = _hash(ids, h) if kind == "hashed" else _draw(ids, salt)[:, h - 1 :]
-    return jnp.pad(number >= (1 << 32) // k, ((0, 0), (h - 1, 0)), constant_values=True)
+    return jnp.pad(number >= jnp.uint32((1 << 32) // k), ((0, 0), (h - 1, 0)), constant_values=True)
 
 
 def _bits_of(params: Any) -> UInt[Array, ""]:
