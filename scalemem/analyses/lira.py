@@ -43,10 +43,8 @@ def scores(phi: np.ndarray, inside: np.ndarray, target: int, variance: str = "po
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = np.where(n > 0, values.sum(0) / n, np.nan)
             squares = np.sum(np.where(mask, phi[others] - mean, 0.0) ** 2, 0)
-            if variance == "own":
-                s2 = np.where(n > 1, squares / (n - 1), np.nan)
-            else:
-                s2 = np.full(len(n), np.nansum(squares) / np.maximum(n - 1, 0).sum())
+            own = np.where(n > 1, squares / (n - 1), np.nan)
+            s2 = own if variance == "own" else np.full(len(n), np.nansum(squares) / np.maximum(n - 1, 0).sum())
         moments.append((mean, np.where(s2 > 0, s2, np.nan)))
     (mu_in, v_in), (mu_out, v_out) = moments
     online = ((x - mu_out) ** 2 / v_out - (x - mu_in) ** 2 / v_in + np.log(v_out / v_in)) / 2

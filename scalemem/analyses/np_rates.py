@@ -25,7 +25,7 @@ def samples_needed(log_probability: np.ndarray, p: float) -> np.ndarray:
       log_probability: log p_z, at most 0, in nats; minus infinity where it is never drawn.
       p: in (0, 1).
     Returns:
-      float [N], infinite for p_z = 0 and, as are numbers above 1e308, not an integer any more when rounded.
+      whole numbers as float [N]; infinite for p_z = 0, and where the number is above 1e308.
 
     >>> samples_needed(np.log([0.162, 1.0]), 0.9).tolist()
     [14.0, 1.0]

@@ -115,10 +115,14 @@ class Panel(NamedTuple):
           value: column of a continuous value, larger where a sequence is better known.
           memorized: column of true/false, or of a score that is 1 where a sequence is memorized.
         Raises:
-          RowsError: two rows of one sequence, size and checkpoint.
+          RowsError: two rows of one sequence, size and checkpoint, or two runs of one seed and size.
         """
         keys = [columns.column(table, n) for n in ("seed", "canary", "n_params", "exposures")]
         (seeds, r), (canary, c), (sizes, k) = (np.unique(x, return_inverse=True) for x in keys[:3])
+        for key, part in by(table, ["seed", "n_params"]):
+            if len(runs := sorted(set(columns.load(part, "run_id")))) > 1:
+                raise RowsError(f"{columns.key_text(key)}: {len(runs)} runs, {runs[0]} and {runs[1]} among them; a panel has one of each: say which "
+                                "with where")
         end = np.zeros((len(seeds), len(sizes)))
         np.maximum.at(end, (r, k), keys[3])
         done = np.where(end[r, k] > 0, keys[3] / np.where(end[r, k] > 0, end[r, k], 1), 1).round(9)

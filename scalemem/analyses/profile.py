@@ -54,7 +54,7 @@ def analyse(tables: Mapping[str, pa.Table], *, outcome: str, table: str = "likel
                     change, own = y[:, c] - y[:, g - 1], treated & (cohort == g) & ~np.isnan(y[:, c] - y[:, g - 1])
                     control = ~treated & ~np.isnan(change)
                     if c != g - 1 and own.any() and control.any():
-                        cells.setdefault((steps[g], steps[c]), []).append(
+                        cells.setdefault((float(steps[g]), float(steps[c])), []).append(
                             (change[own], change[control], y[own, c] - y[control, c].mean(), _kind(int(g), c, len(steps))))
         if not cells:
             raise RowsError(f"table {table!r}, n_params = {key['n_params']}: no cohort has a checkpoint before it and controls beside it; plant "

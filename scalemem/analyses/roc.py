@@ -62,8 +62,8 @@ def evaluate(score: np.ndarray, member: np.ndarray) -> dict[str, float]:
     q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
     variance = (auc * (1 - auc) + (members - 1) * (q1 - auc**2) + (others - 1) * (q2 - auc**2)) / (members * others)
     found = [float(np.max(true[false <= rate * others], initial=0)) / members for rate in (0.01, 0.001)]
-    return counts | dict(zip(names, (auc, math.sqrt(max(variance, 0.0)), float(np.interp(members, np.append(0, called), np.append(0, true))) / members,
-                                     float(np.max(2 * true / (called + members))), *found), strict=True))
+    half = float(np.interp(members, np.append(0, called), np.append(0, true))) / members
+    return counts | dict(zip(names, (auc, math.sqrt(max(variance, 0.0)), half, float(np.max(2 * true / (called + members))), *found), strict=True))
 
 
 def agreement(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -84,7 +84,7 @@ def average_precision(score: np.ndarray, member: np.ndarray) -> float:
     0.833...
     """
     true, false = ranking(score, member)
-    return float(np.sum(np.diff(true, prepend=0) * true / (true + false))) / true[-1] if len(true) and true[-1] else math.nan
+    return float(np.sum(np.diff(true, prepend=0) * true / (true + false)) / true[-1]) if len(true) and true[-1] else math.nan
 
 
 def recall_at(score: np.ndarray, member: np.ndarray, precision: float) -> float:

@@ -91,11 +91,10 @@ def analyse(tables: Mapping[str, pa.Table], *, memorized: str, features: Sequenc
             inside = np.ones(len(had), bool) if name == "all" else kind == name
             held = test & inside
             for model, found in p.items():
-                quality = dict.fromkeys(("precision", "recall", "f1"), math.nan) | (roc.agreement(found[held] >= 0.5, had[held]) if held.any() else {})
                 rows.append({**key, "class": name, "model": model, "train_count": int(np.sum(inside & ~test)), "test_count": int(held.sum()),
                              "share_fraction": float(inside.mean()),
                              "memorized_share_fraction": float(np.sum(inside & had) / had.sum()) if had.any() else math.nan,
                              "memorized_fraction": float(had[inside].mean()) if inside.any() else math.nan,
                              "auc": roc.evaluate(found[held], had[held])["auc"], "average_precision": roc.average_precision(found[held], had[held]),
-                             **quality, "ece_fraction": calibration_error(found[held], had[held])})
+                             **roc.agreement(found[held] >= 0.5, had[held]), "ece_fraction": calibration_error(found[held], had[held])})
     return panels.rows(rows, COLUMNS)
