@@ -258,7 +258,9 @@ def test_the_largest_vocabulary_of_a_grammar():
                                                         (pcfg.LARGEST_VOCAB + 1, 2, "model.vocab_size = 65537: must be at most 65536")])
 def test_a_grammar_that_cannot_be(vocab, rules, words):
     run, _ = language("pcfg", vocab, rules=rules)
-    for call in (lambda: pcfg.items(run, KEY, jnp.arange(2)), lambda: pcfg.entropy_bits(run), lambda: pcfg.nats(run, jnp.zeros((1, 8), jnp.int32))):
+    calls = (lambda: pcfg.check(run), lambda: pcfg.items(run, KEY, jnp.arange(2)), lambda: pcfg.entropy_bits(run),
+             lambda: pcfg.nats(run, jnp.zeros((1, 11), jnp.int32)))
+    for call in calls:
         with pytest.raises(SpecError, match=words) as error:
             call()
         assert len(str(error.value).splitlines()) == 1

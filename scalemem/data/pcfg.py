@@ -29,16 +29,16 @@ class Grammar(NamedTuple):
     giving: np.ndarray  # int32 [L, 2, V, K]: the productions whose left (0) or right (1) symbol is the one asked for, then V m
 
 
-def grammar(run: RunSpec) -> Grammar:
-    """The productions of data.language: m = data.rules of each symbol, no pair of symbols produced twice in a level.
+def check(run: RunSpec) -> None:
+    """Whether there is such a language: V m pairs are needed of the V^2 that there are.
 
     Raises:
-      SpecError: V m pairs are needed of the V^2 that there are, so m must be at most V; V must be at most 65536.
+      SpecError: data.rules = m is above the vocabulary V, or V above 65536.
 
     >>> from scalemem.spec import *
     >>> model, optimizer = ModelSpec(d_model=8, n_layers=1, n_heads=1, vocab_size=3, seq_len=4), OptimizerSpec(peak_lr=0.01)
     >>> stage = Stage(data=DataSpec(n_items=1, rules=4), optimizer=optimizer, exposures=1, batch_size=1)
-    >>> grammar(RunSpec(model=model, stages=(stage,), probes=(Probe("capacity"),)))
+    >>> check(RunSpec(model=model, stages=(stage,), probes=(Probe("capacity"),)))
     Traceback (most recent call last):
     scalemem.spec.SpecError: data.rules = 4: must be at most model.vocab_size = 3, or two symbols share a production; lower rules
     """
@@ -47,7 +47,12 @@ def grammar(run: RunSpec) -> Grammar:
         raise SpecError(f"model.vocab_size = {vocab}: must be at most {LARGEST_VOCAB} for data.generator = 'pcfg'; lower it")
     if rules > vocab:
         raise SpecError(f"data.rules = {rules}: must be at most model.vocab_size = {vocab}, or two symbols share a production; lower rules")
-    return _grammar(vocab, rules, _depth(run), run.stages[0].data.language)
+
+
+def grammar(run: RunSpec) -> Grammar:
+    """The productions of data.language: m = data.rules of each symbol, no pair of symbols produced twice in a level; raises as `check`."""
+    check(run)
+    return _grammar(run.model.vocab_size, run.stages[0].data.rules, _depth(run), run.stages[0].data.language)
 
 
 def _depth(run: RunSpec) -> int:
@@ -112,7 +117,7 @@ def items(run: RunSpec, key: jax.Array, index: Int[Array, " B"]) -> Int[Array, "
     Returns:
       tokens, int32 [B, S]; item i depends on (key, i) alone.
     Raises:
-      SpecError: see `grammar`.
+      SpecError: see `check`.
 
     Source: own; like the random hierarchy model of Cagnetta et al. (from memory, unverified), whose productions are uniform.
     """
@@ -151,7 +156,7 @@ def nats(run: RunSpec, tokens: Int[Array, "B S"]) -> Float[Array, "B S-1"]:
     Returns:
       float32 [B, S - 1]; infinite from the first token on with which no sequence of the language begins.
     Raises:
-      SpecError: see `grammar`.
+      SpecError: see `check`.
     """
     language, (vocab, rules, zipf) = grammar(run), (run.model.vocab_size, run.stages[0].data.rules, run.stages[0].data.zipf)
     left, giving = jnp.asarray(language.left), jnp.asarray(language.giving)
@@ -214,7 +219,7 @@ def entropy_bits(run: RunSpec) -> float:
     A sequence has one parse, so its entropy is that of its S choices: the root, and a production of each of the S - 1 nodes.
 
     Raises:
-      SpecError: see `grammar`.
+      SpecError: see `check`.
     """
     language, zipf = grammar(run), run.stages[0].data.zipf
     root, rule = source.choice(run.model.vocab_size, zipf), source.choice(run.stages[0].data.rules, zipf)
