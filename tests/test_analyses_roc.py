@@ -66,11 +66,13 @@ def test_prefixes_are_the_slow_ones(rows, precision):
 
 def test_signs_and_edges():
     score, member = np.array([3.0, 2.0, 1.0, 0.0]), np.array([True, True, False, False])
-    assert roc.evaluate(score, member)["tpr_at_fpr_0p1pct"] == 1 and roc.evaluate(-score, member)["auc"] == 0
+    assert roc.evaluate(score, member)["tpr_at_fpr_0p1pct"] == 1
+    assert roc.evaluate(-score, member)["auc"] == 0
     with pytest.raises(ValueError, match="score 2 of 2 = nan: must be a number"):
         roc.evaluate(np.array([0.0, math.nan]), np.array([True, False]))
     nothing = roc.agreement(np.zeros(2, bool), np.array([True, False]))
-    assert math.isnan(nothing["precision"]) and (nothing["recall"], nothing["f1"]) == (0, 0)
+    assert math.isnan(nothing["precision"])
+    assert (nothing["recall"], nothing["f1"]) == (0, 0)
     assert math.isnan(roc.correlation(np.ones(3), np.arange(3.0)))
     assert roc.correlation(np.array([1.0, 2.0, 30.0]), np.array([3.0, 2.0, 1.0]), ranks=True) == -1
 
@@ -97,7 +99,8 @@ def test_logistic_is_the_minimum(balanced):
 def test_logistic_of_separable_and_single_classes():
     x = np.arange(10.0)[:, None]
     p = logistic.fit(x, x[:, 0] > 4, 1e-6).probability(x)
-    assert np.isfinite(p).all() and ((p > 0.5) == (x[:, 0] > 4)).all()
+    assert np.isfinite(p).all()
+    assert ((p > 0.5) == (x[:, 0] > 4)).all()
     assert logistic.fit(x, np.ones(10)).probability(x) == pytest.approx(np.full(10, 10.5 / 11))
     with pytest.raises(ValueError, match="rows = 0"):
         logistic.fit(np.zeros((0, 2)), np.zeros(0))

@@ -18,7 +18,8 @@ def one_line(error):
 
 
 def test_registry():
-    assert set(analyses.OPTIONS) == set(analyses.ANALYSES) and analyses.get("lira") is lira.analyse
+    assert set(analyses.OPTIONS) == set(analyses.ANALYSES)
+    assert analyses.get("lira") is lira.analyse
     for name, options in analyses.OPTIONS.items():
         assert {p.annotation for p in options.values()} <= analyses._LEGAL.keys(), name
     with pytest.raises(SpecError, match=r"analysis\.name = 'none': must be one of which, count"):
@@ -56,8 +57,8 @@ def panel(effect, n=40, seeds=2, noise=0.0, sizes=(100,), slope=0.3):
                 g = next((t for t in STEPS if t > first), None)
                 for t in STEPS:
                     y = own + slope * t + s + (effect(g, t, size) if first >= 0 and t >= g else 0) + noise * rng.normal()
-                    rows.append({"run_id": f"{s}-{size}", "seed": s, "n_params": size, "exposures": t / 40, "step": t, "canary": i, "planted": first >= 0,
-                                 "first_step": first, "ll": y})
+                    rows.append({"run_id": f"{s}-{size}", "seed": s, "n_params": size, "exposures": t / 40, "step": t, "canary": i,
+                                 "planted": first >= 0, "first_step": first, "ll": y})
     return {"likelihood": pa.Table.from_pylist(rows)}
 
 
@@ -69,7 +70,8 @@ def test_did_is_exact_on_an_additive_panel():
         assert r["did"] == pytest.approx(5 - (t - g) / 10 if t >= g else 0, abs=1e-9)
         assert r["kind"] == ("pre" if t < g else "instantaneous" if t == g else "residual" if t == 40 else "persistent")
         assert abs(r["difference"] - r["did"]) > 1  # the plain difference is biased by what treated ones were before
-    assert sum(r["treated_count"] for r in rows if r["kind"] == "instantaneous") == 60 and rows[0]["control_count"] == 20
+    assert sum(r["treated_count"] for r in rows if r["kind"] == "instantaneous") == 60
+    assert rows[0]["control_count"] == 20
 
 
 def test_did_is_the_slow_one():
@@ -109,9 +111,11 @@ def test_blocks_by_hand():
     row = poisson.analyse(trained(had[::-1], np.arange(12)[::-1]), memorized="exact", blocks=3).to_pylist()[0]
     assert (row["n_count"], row["blocks_count"], row["memorized_count"]) == (12, 3, 6)  # 1, 2, 3 of 4
     assert row["dispersion_ratio"] == pytest.approx(np.var([1, 2, 3], ddof=1) / 2)
-    assert row["binomial_dispersion_ratio"] == pytest.approx(1.0) and row["homogeneity_probability"] == pytest.approx(math.exp(-1))
+    assert row["binomial_dispersion_ratio"] == pytest.approx(1.0)
+    assert row["homogeneity_probability"] == pytest.approx(math.exp(-1))
     r = pearsonr(np.arange(12), had)[0]
-    assert row["trend_z_ratio"] == pytest.approx(r * math.sqrt(12)) and row["trend_probability"] == pytest.approx(2 * norm.sf(r * math.sqrt(12)))
+    assert row["trend_z_ratio"] == pytest.approx(r * math.sqrt(12))
+    assert row["trend_probability"] == pytest.approx(2 * norm.sf(r * math.sqrt(12)))
     assert (row["first_half_fraction"], row["second_half_fraction"]) == (3 / 6, 3 / 6)
 
 
@@ -123,9 +127,12 @@ def test_blocks_find_what_there_is_and_no_more():
     for name in ("trend_probability", "homogeneity_probability"):
         assert binom.cdf(sum(r[name] < 0.1 for r in null), 100, 0.1) < 0.999
     late = poisson.analyse(trained(rng.random(1000) < step / 2000, step), memorized="exact").to_pylist()[0]
-    assert late["trend_z_ratio"] > 5 and late["homogeneity_probability"] < 1e-4 and late["second_half_fraction"] > late["first_half_fraction"]
+    assert late["trend_z_ratio"] > 5
+    assert late["homogeneity_probability"] < 1e-4
+    assert late["second_half_fraction"] > late["first_half_fraction"]
     nothing = poisson.analyse(trained(np.zeros(9, bool), np.arange(9)), memorized="exact").to_pylist()[0]
-    assert nothing["memorized_count"] == 0 and math.isnan(nothing["dispersion_ratio"])
+    assert nothing["memorized_count"] == 0
+    assert math.isnan(nothing["dispersion_ratio"])
     with pytest.raises(SpecError, match=r"analysis\.blocks = 1: must be at least 2"):
         poisson.analyse(trained([True], [0]), memorized="exact", blocks=1)
 
@@ -139,7 +146,8 @@ def shadows(seeds=16, n=60, noise=0.1, gain=1.0, spread=3.0, spill=0.0, table="e
     inside[:, -10:] = False
     y = hard + gain * inside + spill * np.roll(inside, 1, 1) + noise * rng.normal(size=(seeds, n))
     s, c = np.meshgrid(np.arange(seeds), np.arange(n), indexing="ij")
-    columns = {"run_id": s.astype(str), "seed": s, "n_params": np.full_like(s, 5), "exposures": np.ones_like(s), "canary": c, "planted": inside, "y": y}
+    columns = {"run_id": s.astype(str), "seed": s, "n_params": np.full_like(s, 5), "exposures": np.ones_like(s), "canary": c,
+               "planted": inside, "y": y}
     return {table: pa.table({k: v.ravel() for k, v in columns.items()})}, y, inside
 
 
@@ -149,7 +157,8 @@ def test_counterfactuals_are_the_slow_ones():
     assert set(rows) == {i for i in range(60) if inside[:, i].any() and not inside[:, i].all()}
     for i, row in rows.items():
         a, b = y[inside[:, i], i], y[~inside[:, i], i]
-        assert row["memorization"] == pytest.approx(a.mean() - b.mean()) and (row["in_count"], row["out_count"]) == (len(a), len(b))
+        assert row["memorization"] == pytest.approx(a.mean() - b.mean())
+        assert (row["in_count"], row["out_count"]) == (len(a), len(b))
     effect = counterfactual.effects(y, inside)
     assert np.diag(effect)[list(rows)] == pytest.approx([r["memorization"] for r in rows.values()])  # mem(x) = infl(x -> x)
     assert effect[3, 7] == pytest.approx(y[inside[:, 3], 7].mean() - y[~inside[:, 3], 7].mean())
@@ -184,18 +193,21 @@ def test_lira_scores_are_the_slow_ones(variance):
     parts = {m: [np.array([y[r, i] for r in others if inside[r, i] == m]) for i in range(30)] for m in (True, False)}
     sd = {m: [np.std(p, ddof=1) if len(p) > 1 else math.nan for p in ps] for m, ps in parts.items()}
     if variance == "pooled":
-        sd = {m: [math.sqrt(sum(((p - p.mean()) ** 2).sum() for p in ps if len(p)) / sum(max(len(p) - 1, 0) for p in ps))] * 30 for m, ps in parts.items()}
+        squares = {m: sum(((p - p.mean()) ** 2).sum() for p in ps if len(p)) for m, ps in parts.items()}
+        sd = {m: [math.sqrt(squares[m] / sum(max(len(p) - 1, 0) for p in ps))] * 30 for m, ps in parts.items()}
     for i in range(20):
         mean = {m: parts[m][i].mean() for m in parts}
         want = norm.logpdf(y[4, i], mean[True], sd[True][i]) - norm.logpdf(y[4, i], mean[False], sd[False][i])
-        assert online[i] == pytest.approx(want) and offline[i] == pytest.approx((y[4, i] - mean[False]) / sd[False][i])
+        assert online[i] == pytest.approx(want)
+        assert offline[i] == pytest.approx((y[4, i] - mean[False]) / sd[False][i])
     assert np.isnan(online[-10:]).all()  # controls have no shadow that planted them
 
 
 def test_lira_knows_how_hard_a_canary_is():
     rows = lira.analyse(shadows(gain=0.3, table="likelihood")[0], score="y").to_pylist()
     auc = {attack: np.mean([r["auc"] for r in rows if r["attack"] == attack]) for attack in lira.ATTACKS}
-    assert auc["lira_online"] > 0.9 and auc["lira_offline"] > 0.9 > 0.65 > auc["score"]
+    assert auc["lira_online"] > 0.9
+    assert auc["lira_offline"] > 0.9 > 0.65 > auc["score"]
     blind = lira.analyse(shadows(gain=0.0, table="likelihood")[0], score="y").to_pylist()
     assert np.mean([r["auc"] for r in blind]) == pytest.approx(0.5, abs=0.05)
     with pytest.raises(SpecError, match=r"analysis\.variance = 'none'"):
@@ -224,7 +236,8 @@ def test_samples_needed():
     rng = np.random.default_rng(0)
     for p_z, p in rng.uniform(0.001, 0.999, (300, 2)):
         n = int(np_rates.samples_needed(np.array([math.log(p_z)]), p)[0])
-        assert 1 - (1 - p_z) ** n >= p - 1e-12 and (n == 1 or 1 - (1 - p_z) ** (n - 1) < p)
+        assert 1 - (1 - p_z) ** n >= p - 1e-12
+        assert (n == 1 or 1 - (1 - p_z) ** (n - 1) < p)
 
 
 def test_rates_are_shares():
@@ -237,7 +250,8 @@ def test_rates_are_shares():
         n, p = r["n_samples_count"], r["p_probability"]
         assert r["extractable_fraction"] == np.mean(1 - (1 - p_z) ** n >= p)
         assert (r["greedy_fraction"], r["maximum_fraction"]) == (0.4, 0.8)
-    assert rows[0]["samples_to_match_greedy_count"] == 1 and rows[4]["samples_to_match_greedy_count"] == 4  # the second needs 1 - .5^4 >= .9
+    assert rows[0]["samples_to_match_greedy_count"] == 1
+    assert rows[4]["samples_to_match_greedy_count"] == 4
     assert rows[-1]["extractable_fraction"] == rows[-1]["maximum_fraction"]
     with pytest.raises(SpecError, match=r"analysis\.probabilities = \[1\]: must be above 0 and below 1"):
         np_rates.analyse({"probabilistic": table}, log_probability="log_p", greedy="greedy", probabilities=[1])
@@ -255,9 +269,12 @@ def test_three_models_beat_one_where_classes_differ():
     had = rng.random(n) < 1 / (1 + np.exp(-slope * x))
     table = pa.table({"run_id": ["a"] * n, "n_params": [1] * n, "exposures": [1.0] * n, "planted": [True] * n, "copies": copies, "template": template,
                       "x": x, "exact": had})
-    rows = {(r["class"], r["model"]): r for r in taxonomy.analyse({"extraction": table}, memorized="exact", features=["x"], templating="template").to_pylist()}
+    made = taxonomy.analyse({"extraction": table}, memorized="exact", features=["x"], templating="template").to_pylist()
+    rows = {(r["class"], r["model"]): r for r in made}
     one, three = rows["all", "pooled"], rows["all", "taxonomic"]
-    assert three["auc"] > one["auc"] + 0.1 and three["f1"] > one["f1"] and one["test_count"] == three["test_count"] == sum(
+    assert three["auc"] > one["auc"] + 0.1
+    assert three["f1"] > one["f1"]
+    assert one["test_count"] == three["test_count"] == sum(
         rows[c, "pooled"]["test_count"] for c in taxonomy.CLASSES)
     assert rows["reconstruction", "taxonomic"]["auc"] > 0.85 > 0.3 > rows["reconstruction", "pooled"]["auc"]
     assert rows["recollection", "taxonomic"]["auc"] == pytest.approx(0.5, abs=0.1)
@@ -284,10 +301,13 @@ def test_estimates_by_hand():
     found = unique.estimate(np.array([1, 1, 1, 2, 4, 0]))
     assert (found["found_count"], found["unique_count"], found["once_count"], found["twice_count"]) == (9, 5, 3, 1)
     zero = 8 / 9 * 9 / 2
-    assert found["chao1_count"] == pytest.approx(5 + zero) and found["good_toulmin_count"] == 5 + 3 - 1 - 1
-    assert found["doubled_count"] == pytest.approx(5 + zero * (1 - (1 - 3 / (9 * zero + 3)) ** 9)) and found["unseen_probability"] == 1 / 3
+    assert found["chao1_count"] == pytest.approx(5 + zero)
+    assert found["good_toulmin_count"] == 5 + 3 - 1 - 1
+    assert found["doubled_count"] == pytest.approx(5 + zero * (1 - (1 - 3 / (9 * zero + 3)) ** 9))
+    assert found["unseen_probability"] == 1 / 3
     assert unique.estimate(np.array([3, 3]))["chao1_count"] == unique.estimate(np.array([3, 3]))["doubled_count"] == 2
-    assert unique.estimate(np.zeros(4))["unique_count"] == 0 and math.isnan(unique.estimate(np.zeros(4))["unseen_probability"])
+    assert unique.estimate(np.zeros(4))["unique_count"] == 0
+    assert math.isnan(unique.estimate(np.zeros(4))["unseen_probability"])
     assert unique.estimate(np.array([1]))["chao1_count"] == 1
 
 
@@ -296,6 +316,7 @@ def test_the_first_half_forecasts_both():
     rate = rng.gamma(0.7, 1.0, 800)
     table = pa.table({"seed": [0] * 800, "n_params": [1] * 800, "exposures": [1.0] * 800, "first": rng.poisson(rate), "second": rng.poisson(rate)})
     row = unique.analyse({"unprompted": table}, count="first", second="second").to_pylist()[0]
-    assert abs(row["doubled_error_fraction"]) < 0.1 and row["good_toulmin_count"] == pytest.approx(row["doubled_true_count"], rel=0.1)
+    assert abs(row["doubled_error_fraction"]) < 0.1
+    assert row["good_toulmin_count"] == pytest.approx(row["doubled_true_count"], rel=0.1)
     assert row["unique_count"] < row["doubled_true_count"] < row["chao1_count"] < 900
     assert math.isnan(unique.analyse({"unprompted": table}, count="first").to_pylist()[0]["doubled_error_fraction"])

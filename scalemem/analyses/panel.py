@@ -42,8 +42,20 @@ def truth(table: pa.Table, name: str) -> np.ndarray:
 
 def by(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[dict[str, Any], pa.Table]]:
     """The rows of each group, in sorted order: ({column: value}, its table)."""
-    for key, rows in columns.groups(table, names, np.ones(table.num_rows, bool)):
-        yield key, table.take(rows)
+    import pyarrow as pa
+
+    code = np.zeros(table.num_rows, np.int64)
+    for name in names:
+        columns.load(table, name)  # its errors
+        cells = table.column(name)
+        plain = cells.cast(cells.type.value_type) if pa.types.is_dictionary(cells.type) else cells
+        _, encoded = np.unique(plain.combine_chunks().dictionary_encode(null_encoding="encode").indices.to_numpy(zero_copy_only=False),
+                               return_inverse=True)
+        code = code * (int(encoded.max(initial=0)) + 1) + encoded
+    _, first, inverse, size = np.unique(code, return_index=True, return_inverse=True, return_counts=True)
+    members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(size)[:-1])
+    for key, at in columns.groups(table.take(first), names, np.ones(len(first), bool)):
+        yield key, table.take(np.sort(np.concatenate([members[i] for i in at])))
 
 
 def last(table: pa.Table) -> pa.Table:
@@ -119,10 +131,13 @@ class Panel(NamedTuple):
         """
         keys = [columns.column(table, n) for n in ("seed", "canary", "n_params", "exposures")]
         (seeds, r), (canary, c), (sizes, k) = (np.unique(x, return_inverse=True) for x in keys[:3])
-        for key, part in by(table, ["seed", "n_params"]):
-            if len(runs := sorted(set(columns.load(part, "run_id")))) > 1:
-                raise RowsError(f"{columns.key_text(key)}: {len(runs)} runs, {runs[0]} and {runs[1]} among them; a panel has one of each: say which "
-                                "with where")
+        runs, number_of = np.unique(columns.load(table, "run_id").astype(str), return_inverse=True)
+        which = np.full((len(seeds), len(sizes)), -1)
+        which[r, k] = number_of
+        if (odd := which[r, k] != number_of).any():
+            row = int(np.argmax(odd))
+            raise RowsError(f"seed = {seeds[r[row]]:g}, n_params = {sizes[k[row]]:g}: several runs, {runs[number_of[row]]} and "
+                            f"{runs[which[r[row], k[row]]]} among them; a panel has one of each: say which with where")
         end = np.zeros((len(seeds), len(sizes)))
         np.maximum.at(end, (r, k), keys[3])
         done = np.where(end[r, k] > 0, keys[3] / np.where(end[r, k] > 0, end[r, k], 1), 1).round(9)
