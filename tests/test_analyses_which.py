@@ -100,9 +100,7 @@ def test_a_forecast_never_sees_its_target(k, f):
             cells = x[:, :, later:, :] if later > k else x[:, :, k, when]
             cells[...] = rng.integers(0, 2, cells.shape)
     other = panel._replace(value=scrambled[0], memorized=scrambled[1])
-    made = [transfer.learn(p, k, f, 4) for p in (panel, other)]
-    assert made[0] is not None
-    assert made[1] is not None
+    made = [m for m in (transfer.learn(p, k, f, 4) for p in (panel, other)) if m is not None]
     p, q = (m.probability(transfer.visible(x, k, f), k, f, 4) for m, x in zip(made, (panel, other), strict=True))
     assert np.array_equal(p, q)
     assert np.array_equal(count.forecast(panel, k, f, 4), count.forecast(other, k, f, 4))
