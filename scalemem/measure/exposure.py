@@ -52,7 +52,8 @@ def _log_cdf(z: np.ndarray, shape: np.ndarray) -> np.ndarray:
     scale = 1 / (-below * (1 + np.maximum(shape, 0) ** 2))
     x = below - scale * nodes[:, None]
     terms = np.log(2) - x**2 / 2 - np.log(2 * np.pi) / 2 + special.log_ndtr(shape * x) + nodes[:, None]
-    return np.where((cdf > 1e-6) | (z > -0.5), np.log(np.maximum(cdf, 1e-300)), special.logsumexp(terms + np.log(weights)[:, None], axis=0) + np.log(scale))
+    tail = special.logsumexp(terms + np.log(weights)[:, None], axis=0) + np.log(scale)
+    return np.where((cdf > 1e-6) | (z > -0.5), np.log(np.maximum(cdf, 1e-300)), tail)
 
 
 def extrapolated_bits(own: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -134,13 +135,14 @@ def measure(run: RunSpec, params: Params, data_key: Any, fresh_key: Any) -> dict
       SpecError: no canaries, canaries of another kind, or a filling with nothing before it.
     Source: Carlini et al. 2019 (arXiv 1802.08232), as reconstructed.
     """
-    spec, probes = canaries.require(run), canaries.probes(run, data_key)
+    spec = canaries.require(run)
     if spec.kind != "structured":
         raise SpecError(f"canaries.kind = {spec.kind!r}: must be structured for exposure, which ranks all fillings of a format; change the kind")
     width, values = spec.word_length, min(spec.words, run.model.vocab_size)
-    end = probes.first + probes.length
+    end = max(spec.offset, 0) + (spec.length or run.model.seq_len)
     if width >= end:
         raise SpecError(f"canaries.word_length = {width}: must be below {end}, the tokens up to the canary's end; shorten the filling")
+    probes = canaries.probes(run, data_key)
     tokens = np.asarray(probes.tokens)[:, :end]
     if values**width <= ENUMERATED:
         number = np.ravel_multi_index(tuple(tokens[:, -width:].T), (values,) * width)

@@ -64,13 +64,15 @@ def measure(run: RunSpec, params: Params, data_key: Any, fresh_key: Any) -> dict
     Source: Zhao et al. 2024 (arXiv 2403.15740) for the test.
     """
     del fresh_key
-    spec, probes = canaries.require(run), canaries.probes(run, data_key)
+    spec = canaries.require(run)
+    length = spec.length or run.model.seq_len
     if spec.kind != "passphrase":
         raise SpecError(f"canaries.kind = {spec.kind!r}: must be passphrase for the last-words test; change the kind")
-    words, rest = divmod(probes.length, spec.word_length)
+    words, rest = divmod(length, spec.word_length)
     if rest or words < 2:
-        raise SpecError(f"canaries.length = {probes.length}: must be two or more whole words of canaries.word_length = {spec.word_length} tokens; "
+        raise SpecError(f"canaries.length = {length}: must be two or more whole words of canaries.word_length = {spec.word_length} tokens; "
                         "change the length")
+    probes = canaries.probes(run, data_key)
     greedy = likelihood.token_statistics(run.model, params, probes.tokens[:, : probes.first + probes.length]).greedy
     columns, chances = {}, {}
     for k in LAST:

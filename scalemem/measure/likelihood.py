@@ -67,8 +67,10 @@ def in_chunks(model: ModelSpec, params: Params, tokens: Any, reduce: Reduction) 
 
 
 def token_nats(logits: Float[Array, "C T V"], targets: Int[Array, "C T"]) -> Float[Array, "C T"]:
-    """-log p of the targets, nats: never below 0, and accurate where p is near 1."""
-    return jax.nn.logsumexp(logits - jnp.take_along_axis(logits, targets[..., None], -1), -1)
+    """-log p of the targets, nats: never below 0, accurate where p is near 1, inf where a logit is -inf."""
+    picked = jnp.take_along_axis(logits, targets[..., None], -1)
+    finite = jnp.where(jnp.isneginf(picked), 0, picked)
+    return jnp.where(jnp.isneginf(picked[..., 0]), jnp.inf, jax.nn.logsumexp(logits - finite, -1))
 
 
 def _statistics(logits: Float[Array, "C T V"], targets: Int[Array, "C T"]) -> tuple[jax.Array, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import stats
 
 from scalemem import data, generate
 from scalemem.data import canaries
@@ -67,16 +68,22 @@ def frequencies(sample: np.ndarray, item: np.ndarray) -> np.ndarray:
 
 
 def good_turing(f: np.ndarray) -> float:
-    """Different items expected after as many samples again: found + f1 - f2 + f3 - ..., Good and Toulmin's series at twice the samples.
+    """Different items expected after as many samples again: found + w1 f1 - w2 f2 + w3 f3 - ..., Good and Toulmin's series, smoothed.
 
     If item i is found Poisson(r_i) times, E f_k = sum_i e^-r_i r_i^k / k!, and sum_k (-1)^(k+1) E f_k = sum_i e^-r_i (1 - e^-r_i), the
-    items found in the second half and not in the first. Its first term alone is Good and Turing's: a new item with probability f1 / n.
+    items found in the second half and not in the first; its first term alone is Good and Turing's, a new item with probability f1 / n.
+    The plain series (w = 1) adds a 1 or a -1 for every item however often it was found. So w_k = P(Binomial(9, 1/2) >= k), which leaves
+    out what was found ten times or more, and is wrong by at most .02 items an item, whatever r_i.
 
-    >>> good_turing(np.array([0, 5, 2]))
-    10.0
+    Args:
+      f: `frequencies` of the samples so far.
+    Source: weights after Efron and Thisted 1976, from memory, unverified; their error derived (tested).
+
+    >>> round(good_turing(np.array([0, 512, 0])), 6)
+    1023.0
     """
     k = np.arange(1, len(f))
-    return float(f[1:].sum() + np.where(k % 2, f[1:], -f[1:]).sum())
+    return float(f[1:].sum() + (np.where(k % 2, 1, -1) * stats.binom.sf(k - 1, 9, 0.5) * f[1:]).sum())
 
 
 def chao1(f: np.ndarray, samples: int) -> tuple[float, float]:
