@@ -17,7 +17,8 @@ from scalemem import models
 from scalemem.models import Params
 from scalemem.spec import ModelSpec
 
-CHUNK_FLOATS = 1 << 23  # numbers held at once for the prompts of a chunk, about: 32 MiB
+CHUNK_FLOATS = {"cpu": 1 << 21}  # numbers held at once for the prompts of a chunk, about: the caches of a CPU are small,
+MOST_FLOATS = 1 << 26  # and elsewhere 256 MiB are few
 
 
 def processed_log_probs(logits: Float[Array, "*L V"], temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Float[Array, "*L V"]:
@@ -76,17 +77,33 @@ def _support(logits: Float[Array, "*L V"], temperature: Any, top_k: int,
     return kept, token
 
 
+def _best(logits: Float[Array, "B V"], banned: Any) -> Int[Array, " B"]:
+    """The best token of each row that is not banned, or the best of all if every one is: the best is asked about, then the next, ..."""
+    best = logits.argmax(-1).astype(jnp.int32)
+    if banned is None:
+        return best
+
+    def strike(state):
+        left, token, struck = state
+        left = jnp.where((jnp.arange(left.shape[-1]) == token[:, None]) & struck[:, None], -jnp.inf, left)
+        token = left.argmax(-1).astype(jnp.int32)
+        return left, token, banned(token[:, None])[:, 0] & (left.max(-1) > -jnp.inf)
+
+    left, token, _ = lax.while_loop(lambda state: state[2].any(), strike, (logits, best, banned(best[:, None])[:, 0]))
+    return jnp.where(left.max(-1) > -jnp.inf, token, best)
+
+
 @functools.lru_cache(maxsize=64)
 def _program(model: ModelSpec, new_tokens: int, sampled: bool, top_k: int, nucleus: bool):
     """The jitted function of one shape. Temperature, top_p, the rows' keys and the ban's arrays are traced."""
     prefill, step = models.decode(model)
 
     def choose(logits, sequence, position, keys, temperature, top_p, ban):
-        if ban is not None:
-            left_out = ban(sequence, position)
-            logits = jnp.where(left_out & ~left_out.all(-1, keepdims=True), -jnp.inf, logits)
         if not sampled:
-            return logits.argmax(-1).astype(jnp.int32)
+            return _best(logits, None if ban is None else functools.partial(ban, sequence, position))
+        if ban is not None:
+            left_out = ban(sequence, position, jnp.broadcast_to(jnp.arange(model.vocab_size), logits.shape))
+            logits = jnp.where(left_out & ~left_out.all(-1, keepdims=True), -jnp.inf, logits)
         kept, token = _support(logits, temperature, top_k, top_p if nucleus else None)
         at = jax.vmap(lambda key, row: jax.random.categorical(jax.random.fold_in(key, position), row))(keys, kept)
         return (at if token is None else jnp.take_along_axis(token, at[:, None], -1)[:, 0]).astype(jnp.int32)
@@ -128,9 +145,9 @@ def generate(model: ModelSpec, params: Params, prompts: Int[Array, "N P"] | np.n
       new_tokens: tokens to add to each; P + new_tokens may not exceed the model's seq_len.
       key: a PRNG key, needed if temperature > 0.
       temperature, top_k, top_p: as in `processed_log_probs`; a greedy choice is the same with any top_k and top_p.
-      ban: which tokens may not come next: a callable pytree (tokens [B, P + new_tokens], position) -> bool [B, V], of which tokens
-        before `position` are written; such as `decoding.memfree.build` gives, or `jax.tree_util.Partial` of a function. Banned
-        tokens go before temperature, top-k and nucleus; where all are banned, none is.
+      ban: which tokens may not come next: a callable pytree (tokens [B, P + new_tokens], position, candidates [B, C]) -> bool [B, C],
+        where the tokens before `position` are written; `decoding.memfree.build` gives one, and `jax.tree_util.Partial` makes one
+        of a function. Banned tokens go before temperature, top-k and nucleus; where all of the vocabulary is banned, none is.
     Returns:
       int32 [N, new_tokens].
     Raises:
@@ -168,7 +185,8 @@ def generate(model: ModelSpec, params: Params, prompts: Int[Array, "N P"] | np.n
 
 
 def _rows(model: ModelSpec, length: int, new_tokens: int) -> int:
-    """Prompts of a chunk: the largest power of two of which cache, activations and logits have about CHUNK_FLOATS numbers."""
+    """Prompts of a chunk: the largest power of two whose caches, activations and logits are at most CHUNK_FLOATS numbers."""
     cache = 2 * model.n_layers * (length + new_tokens) * model.d_model
     activations = length * (8 * model.d_model + model.n_heads * length)
-    return 1 << max(0, (CHUNK_FLOATS // (cache + activations + 2 * model.vocab_size)).bit_length() - 1)
+    floats = CHUNK_FLOATS.get(jax.default_backend(), MOST_FLOATS)
+    return 1 << max(0, (floats // (cache + activations + 2 * model.vocab_size)).bit_length() - 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,10 @@ LOG2_BITS = 33  # below: the largest filter has 2^32 bits, 512 MiB
 SLICE = 1 << 20  # n-grams hashed at once
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["words"], meta_fields=["n", "hashes", "vocab_size"])
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["words"], meta_fields=["n", "hashes"])
 @dataclasses.dataclass(frozen=True)
 class Filter:
-    """A Bloom filter of n-grams; called by `generate`, it says which tokens would complete one.
+    """A Bloom filter of n-grams; called by `generate`, it says which of the candidates would complete one.
 
     An n-gram is held if all of its `hashes` bits are set. One that was put in always is; another is with `false_positive_rate`.
     """
@@ -27,24 +28,22 @@ class Filter:
     words: UInt32[Array, " W"]  # 32 bits each
     n: int
     hashes: int
-    vocab_size: int
 
-    def __call__(self, tokens: Int[Array, "B L"], position: Int[Array, ""] | int) -> Bool[Array, "B V"]:
-        """Which tokens at `position` would complete an n-gram of the filter; none while fewer than n - 1 tokens stand before it."""
-        rows, length = tokens.shape
-        if length < self.n:
-            return jnp.zeros((rows, self.vocab_size), bool)
+    def __call__(self, tokens: Int[Array, "B L"], position: Int[Array, ""] | int, candidates: Int[Array, "B C"]) -> Bool[Array, "B C"]:
+        """Which candidates at `position` would complete an n-gram of the filter; none while fewer than n - 1 tokens stand before it."""
+        if tokens.shape[1] < self.n:
+            return jnp.zeros(candidates.shape, bool)
         tail = lax.dynamic_slice_in_dim(tokens, jnp.maximum(position - self.n + 1, 0), self.n - 1, axis=1)
-        one, two = _fold(tail)
-        token = jnp.arange(self.vocab_size)
-        return self._held(_absorb(one[:, None], token), _absorb(two[:, None], token)) & (position >= self.n - 1)
+        one, two = (_absorb(h[:, None], candidates) for h in _fold(tail))
+        return self.holds(one, two) & (position >= self.n - 1)
 
-    def _held(self, one: UInt32[Array, "*L"], two: UInt32[Array, "*L"]) -> Bool[Array, "*L"]:
-        held = jnp.ones(one.shape, bool)
-        for i in range(self.hashes):
+    def holds(self, one: UInt32[Array, "*L"], two: UInt32[Array, "*L"]) -> Bool[Array, "*L"]:
+        """Whether n-grams of these two hashes are in the filter."""
+        def probe(i, held):
             bit = _bit(one, two, i, len(self.words))
-            held &= (self.words[bit >> 5] >> (bit & 31)) & 1 == 1
-        return held
+            return held & ((self.words[bit >> 5] >> (bit & 31)) & 1 == 1)
+
+        return lax.fori_loop(0, self.hashes, probe, jnp.ones(one.shape, bool))
 
 
 def build(tokens: Int[Array, "N S"] | np.ndarray, vocab_size: int, n: int = 10, false_positive_rate: float = 1e-4) -> Filter:
@@ -86,7 +85,7 @@ def build(tokens: Int[Array, "N S"] | np.ndarray, vocab_size: int, n: int = 10, 
         for i in range(hashes):
             held[np.asarray(_bit(one, two, i, len(held) // 32))] = True
     words = np.packbits(held, bitorder="little").view("<u4").astype(np.uint32)
-    return Filter(jnp.asarray(words), int(n), hashes, int(vocab_size))
+    return Filter(jnp.asarray(words), int(n), hashes)
 
 
 def hits(rule: Filter, tokens: Int[Array, "N L"] | np.ndarray) -> np.ndarray:
@@ -99,7 +98,7 @@ def hits(rule: Filter, tokens: Int[Array, "N L"] | np.ndarray) -> np.ndarray:
     early = np.zeros((len(tokens), min(rule.n - 1, tokens.shape[1])), bool)
     if tokens.shape[1] < rule.n:
         return early
-    return np.concatenate([early, np.asarray(rule._held(*_windows(tokens, rule.n)))], axis=1)
+    return np.concatenate([early, np.asarray(_ends(rule, tokens))], axis=1)
 
 
 def rate(rule: Filter) -> float:
@@ -126,15 +125,16 @@ def _mix(h: UInt32[Array, "*L"]) -> UInt32[Array, "*L"]:
 
 
 def _absorb(h: UInt32[Array, "*L"], token: Int[Array, "*L"]) -> UInt32[Array, "*L"]:
-    return _mix(h + jnp.uint32(0x9E3779B9) ^ token.astype(jnp.uint32))
+    return _mix((h + jnp.uint32(0x9E3779B9)) ^ token.astype(jnp.uint32))
 
 
 def _fold(tokens: Int[Array, "*L n"]) -> tuple[UInt32[Array, "*L"], UInt32[Array, "*L"]]:
     """The two hashes of a few tokens: from each start, absorb one after the other."""
-    one, two = (jnp.full(tokens.shape[:-1], start, jnp.uint32) for start in (0x2545F491, 0xD1B54A32))
-    for i in range(tokens.shape[-1]):
-        one, two = _absorb(one, tokens[..., i]), _absorb(two, tokens[..., i])
-    return one, two
+    def absorb(hashes, token):  # a loop in the program: unrolled, XLA's CPU compiler takes minutes over it
+        return (_absorb(hashes[0], token), _absorb(hashes[1], token)), None
+
+    start = jnp.full(tokens.shape[:-1], 0x2545F491, jnp.uint32), jnp.full(tokens.shape[:-1], 0xD1B54A32, jnp.uint32)
+    return lax.scan(absorb, start, jnp.moveaxis(tokens, -1, 0))[0]
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -144,6 +144,11 @@ def _windows(tokens: Int[Array, "N S"], n: int) -> tuple[UInt32[Array, "N G"], U
     return _fold(jnp.stack([tokens[:, i : i + grams] for i in range(n)], -1))
 
 
-def _bit(one: UInt32[Array, "*L"], two: UInt32[Array, "*L"], i: int, words: int) -> UInt32[Array, "*L"]:
+@jax.jit
+def _ends(rule: Filter, tokens: Int[Array, "N L"]) -> Bool[Array, "N G"]:
+    return rule.holds(*_windows(tokens, rule.n))
+
+
+def _bit(one: UInt32[Array, "*L"], two: UInt32[Array, "*L"], i: Any, words: int) -> UInt32[Array, "*L"]:
     """Which bit the i-th hash function sets."""
-    return _mix(one + jnp.uint32(i) * two) & jnp.uint32(32 * words - 1)
+    return _mix(one + jnp.asarray(i, jnp.uint32) * two) & jnp.uint32(32 * words - 1)
