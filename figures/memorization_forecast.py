@@ -1,51 +1,58 @@
-"""The number that each size memorizes with its forecast; recall of what the largest will, against compute; forecast against baseline."""
+"""Copies that it takes and numbers memorized, with forecasts; recall of what the largest memorizes; forecast against baseline."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-from scalemem import plot, tables
+from scalemem import plot
 
 
 def draw(table, result):
-    fig, (count, recall, gain) = plt.subplots(1, 3, figsize=(7.2, 2.7))
-    which, counts = result.tables["which"], result.tables["count"]
+    fig, ((copies, count), (recall, gain)) = plt.subplots(2, 2, figsize=(7.2, 5.4))
+    which, counts, seen = (result.tables[name].to_pylist() for name in ("which", "count", "thresholds"))
     sizes = sorted(set(table["n_params"].to_pylist()))
-    target = sizes[-1]
+    target, mine = sizes[-1], [r for r in table.to_pylist() if r["seed"] < 200]
+    last = max((r["predictor_n_params"] for r in counts if r["predictor_n_params"] < 0.5 * target), default=0)
+    chosen = [r for r in counts if r["predictor_n_params"] == last]
+    said = f"forecast from up to {last:,}, 90 %"
 
-    share = [[r["memorized_fraction_planted"] for r in table.to_pylist() if r["n_params"] == p] for p in sizes]
-    for p, values in zip(sizes, share, strict=True):
-        count.plot([p] * len(values), 100 * np.array(values), ".", color=plot.COLOURS[0], markersize=3, label="measured, a seed" if p == target else None)
-    rows = tables.where(counts, "predictor_fraction == 1")[0].to_pylist()
-    last = max((r["predictor_n_params"] for r in rows if r["predictor_n_params"] < 0.5 * target), default=None)
-    chosen = [r for r in rows if r["predictor_n_params"] == last]
+    def bar(axis, x, row, keys, colour, label):
+        middle, low, high = (np.array([row[k]]) for k in keys)
+        axis.errorbar([x], middle, [middle - low, high - middle], fmt="o", markersize=3, color=colour, linewidth=1, label=label)
+
+    keys = ("threshold_copies_count", "low_threshold_count", "high_threshold_count")
+    for i, r in enumerate(r for r in seen if np.isfinite(r["threshold_copies_count"])):
+        bar(copies, r["n_params"], r, keys, plot.COLOURS[0], None if i else "measured, 90 %")
     if chosen:
-        x = target * np.linspace(1.08, 1.45, len(chosen))
-        middle, low, high = (100 * np.array([r[k] / r["n_count"] for r in chosen]) for k in ("forecast_count", "low_count", "high_count"))
-        count.errorbar(x, middle, [middle - low, high - middle], fmt="_", color=plot.COLOURS[1], linewidth=0.8,
-                       label=f"forecast, 90 %, a seed,\nfrom up to {last:,} parameters")
-        count.axvline(last * 1.2, color="0.6", linewidth=0.6, linestyle=":")
-    count.set(xlabel="parameters", ylabel="planted sequences memorized (%)", title="How many", ylim=(0, None))
-    count.legend(loc="upper left")
+        bar(copies, 1.12 * target, chosen[0], keys, plot.COLOURS[1], said)
+    copies.set(xlabel="parameters", ylabel="copies for half to be memorized", title="How often must it be seen?", yscale="log")
+
+    measured = np.array([[r["n_params"], 100 * r["memorized_fraction_planted"]] for r in mine]).T
+    count.plot(*measured, ".", color=plot.COLOURS[0], markersize=3, label="measured, each seed")
+    for i, r in enumerate(chosen):
+        share = {k: 100 * r[k] / r["n_count"] for k in ("forecast_count", "low_count", "high_count")}
+        bar(count, target * (1.15 + 0.08 * i), share, tuple(share), plot.COLOURS[1], None if i else f"{said}, each seed")
+    count.set(xlabel="parameters", ylabel="planted sequences memorized (%)", title="How many?", ylim=(0, 100))
 
     for i, p in enumerate(sizes):
         mean = {}
-        for r in which.to_pylist():
-            if r["predictor_n_params"] == p and np.isfinite(r["recall"]):
+        for r in which:
+            if r["predictor_n_params"] == p and r["predictor_fraction"] >= 0.1:
                 mean.setdefault(r["train_flops"], []).append(r["recall"])
-        if mean:
-            recall.plot(list(mean), [np.mean(v) for v in mean.values()], marker=plot.MARKERS[i % len(plot.MARKERS)], markersize=3, linewidth=0.8,
-                        color=plot.COLOURS[i % len(plot.COLOURS)], label=f"{p:,}")
-    recall.set(xlabel="training FLOPs of the predictor", ylabel="recall", title=f"Which of {target:,}'s", xscale="log", ylim=(-0.02, 1.02))
-    recall.legend(title="predictor", loc="upper left", ncol=1)
+        label = f"{p:,}" + (" (itself)" if p == target else "")
+        recall.plot(list(mean), [np.nanmean(v) for v in mean.values()], marker=plot.MARKERS[i % len(plot.MARKERS)], markersize=3, linewidth=0.8,
+                    color=plot.COLOURS[i % len(plot.COLOURS)], label=label)
+    recall.set(xlabel="training FLOPs of the predictor", ylabel="recall", title=f"Share of {target:,}'s that each predictor has", xscale="log",
+               ylim=(-0.02, 1.02))
+    recall.legend(title="predictor, parameters", loc="upper left")
 
-    ended = tables.where(which, "predictor_fraction == 1")[0].to_pylist()
-    small = [p for p in sizes[:-1] if np.isfinite([r["f1"] for r in ended if r["predictor_n_params"] == p]).any()]
-    for k, (column, label) in enumerate((("f1", "its own memorized set"), ("forecast_f1", "forecast"))):
-        values = [np.array([r[column] for r in ended if r["predictor_n_params"] == p], float) for p in small]
-        mean, error = [np.nanmean(v) for v in values], [1.83 * np.nanstd(v, ddof=1) / len(v) ** 0.5 if len(v) > 1 else 0 for v in values]
-        gain.errorbar(np.array(small) * (1 + 0.04 * k), mean, error, marker=plot.MARKERS[k], markersize=3, linewidth=0.8, color=plot.COLOURS[k],
-                      label=label)
-    plot.log_x(count), plot.log_x(gain)
-    gain.set(xlabel="parameters of the predictor", ylabel="F1", title="Forecast against small model", ylim=(0, 1.02))
-    gain.legend(loc="lower right")
+    ended = [r for r in which if r["predictor_fraction"] == 1]
+    for k, (column, label) in enumerate((("f1", "the smaller model's own set"), ("forecast_f1", "forecast"))):
+        rows = {p: [r[column] for r in ended if r["predictor_n_params"] == p and np.isfinite(r[column])] for p in sizes[:-1]}
+        rows = {p: np.array(v) for p, v in rows.items() if len(v) > 1}
+        error = [plot.half_width(v) for v in rows.values()]
+        gain.errorbar(np.array(list(rows)) * (1 + 0.03 * k), [v.mean() for v in rows.values()], error, marker=plot.MARKERS[k], markersize=3,
+                      linewidth=0.8, color=plot.COLOURS[k], label=label)
+    gain.set(xlabel="parameters of the predictor", ylabel="F1, mean and 90 %", title=f"Which will {target:,} memorize?", ylim=(0, 1.02))
+    for axis, place in ((copies, "lower left"), (count, "upper left"), (gain, "lower right")):
+        plot.log_x(axis).legend(loc=place)
     return fig

@@ -9,6 +9,7 @@ What the rows do not allow is listed in `problems` and makes the claims on it IN
 from __future__ import annotations
 
 import math
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -151,7 +152,7 @@ class _Study:
         from scalemem import analyses
 
         try:
-            return analyses.get(entry["kind"])({"runs": self.table(), **self.measured}, **entry.get("options", {}))
+            return analyses.run(entry["kind"], ChainMap({"runs": self.table()}, self.measured), entry.get("options", {}))
         except TableError as error:
             raise RowsError(f"analysis {entry['name']}: {error}") from None
 

@@ -39,6 +39,18 @@ def style() -> Iterator[None]:
             plt.close("all")
 
 
+def half_width(values: np.ndarray, interval: float = 0.9) -> float:
+    """Half the t interval of a mean, in the unit of the values; 0 where there is one value, or all are the same.
+
+    >>> round(half_width(np.array([1.0, 2.0, 3.0])), 3)
+    1.686
+    """
+    from scipy.special import stdtrit
+
+    n = len(values)
+    return float(stdtrit(n - 1, (1 + interval) / 2) * np.std(values, ddof=1)) / n**0.5 if n > 1 else 0.0
+
+
 def points(ax: Axes, table: pa.Table, x: str, y: str, label: str = "", colour: str = COLOURS[0], marker: str = "o") -> Axes:
     """Draws the mean of y over the rows of equal x, with a 90 % interval where there are at least three.
 
@@ -62,12 +74,10 @@ def points(ax: Axes, table: pa.Table, x: str, y: str, label: str = "", colour: s
 
     Student 1908, Biometrika 6:1.
     """
-    from scipy import stats
-
     xs, ys = (np.asarray(table[c].to_pylist(), float) for c in (x, y))
     at = np.unique(xs)
     groups = [ys[xs == v] for v in at]
-    half = [stats.t.ppf(0.95, len(g) - 1) * g.std(ddof=1) / len(g) ** 0.5 if len(g) > 2 else 0.0 for g in groups]
+    half = [half_width(g) if len(g) > 2 else 0.0 for g in groups]
     ax.errorbar(at, [g.mean() for g in groups], yerr=half, fmt=marker, color=colour, label=label or None, capsize=1.5, elinewidth=0.8)
     return ax
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from scalemem import claims, tables
 from scalemem.durable import write_whole
+from scalemem.expressions import missing
 from scalemem.spec import SpecError, run_id
 from scalemem.store import Store
 from scalemem.sweep import Sweep
@@ -180,11 +181,12 @@ def _show(section: dict[str, Any], table: pa.Table, result: claims.StudyResult) 
     keep = tables.mask(table, section.get("where"))
     columns = {}
     for name in section["columns"]:
+        known = keep & ~missing(tables.load(table, name))  # a mean is over the rows that have a value
         columns[name] = np.full(table.num_rows, np.nan)
-        columns[name][keep] = tables.column(table, name, keep=keep)
+        columns[name][known] = tables.column(table, name, keep=known)
     rows, counted = [], "runs" if section.get("table", "runs") == "runs" else "rows"
     for key, index in sorted(tables.groups(table, section["group"], keep), key=lambda kr: tuple(kr[0].values())):
-        row = dict(key) | {name: float(values[index].mean()) for name, values in columns.items()} | {counted: len(index)}
+        row = dict(key) | {name: _mean(values[index]) for name, values in columns.items()} | {counted: len(index)}
         if "limit" in section:
             row["converged"] = _converged(section, row, result)
         rows.append(row)
@@ -194,6 +196,12 @@ def _show(section: dict[str, Any], table: pa.Table, result: claims.StudyResult) 
             same = [r[section["best"]] for r in rows if all(r[k] == row[k] for k in size)]
             row["largest"] = "yes" if row[section["best"]] == max(same) else ""
     return {"title": section["title"], "columns": list(rows[0]) if rows else [], "rows": rows}
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean of those that are numbers, NaN if none is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan
 
 
 def _converged(section: dict[str, Any], row: dict[str, Any], result: claims.StudyResult) -> str:

@@ -2,81 +2,89 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from scalemem.analyses import (
-    attacks,
-    count,
-    counterfactual,
-    lira,
-    matrix,
-    np_rates,
-    poisson,
-    profile,
-    taxonomy,
-    unique,
-    which,
-)
 from scalemem.spec import SpecError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ANALYSES: dict[str, Callable[..., pa.Table]] = {
-    "which": which.analyse, "count": count.analyse, "matrix": matrix.analyse, "profile": profile.analyse,
-    "profile_correlation": profile.between_sizes, "poisson": poisson.analyse, "counterfactual": counterfactual.analyse,
-    "influence": counterfactual.influence, "lira": lira.analyse, "attacks": attacks.analyse, "np_rates": np_rates.analyse,
-    "taxonomy": taxonomy.analyse, "unique": unique.analyse,
+# name -> module and function, imported when it is used
+ANALYSES: dict[str, str] = {
+    "attacks": "attacks.analyse",
+    "count": "count.analyse",
+    "counterfactual": "counterfactual.analyse",
+    "dose": "dose.analyse",
+    "effects": "effects.analyse",
+    "influence": "counterfactual.influence",
+    "lira": "lira.analyse",
+    "matrix": "matrix.analyse",
+    "np_rates": "np_rates.analyse",
+    "poisson": "poisson.analyse",
+    "profile": "profile.analyse",
+    "profile_correlation": "profile.between_sizes",
+    "profile_forecast": "effects.forecast",
+    "split": "split.analyse",
+    "taxonomy": "taxonomy.analyse",
+    "thresholds": "dose.thresholds",
+    "unique": "unique.analyse",
+    "which": "which.analyse",
 }
-# option -> its annotation as written, of every analysis; those without a default are required
-OPTIONS: dict[str, dict[str, inspect.Parameter]] = {
-    name: {p.name: p for p in inspect.signature(f).parameters.values() if p.kind is p.KEYWORD_ONLY} for name, f in ANALYSES.items()}
 _LEGAL = {"str": "text", "str | None": "text", "int": "a whole number", "float": "a number", "Sequence[str]": "a list of text",
-          "Sequence[float]": "a list of numbers"}
+          "Sequence[float]": "a list of numbers", "Mapping[str, Any]": "a table of options"}
 
 
 def get(name: str) -> Callable[..., pa.Table]:
     """The analysis of a name; SpecError if there is none."""
     if name not in ANALYSES:
         raise SpecError(f"analysis.name = {name!r}: must be one of {', '.join(ANALYSES)}; choose one of these")
-    return ANALYSES[name]
+    module, function = ANALYSES[name].split(".")
+    return getattr(importlib.import_module(f"scalemem.analyses.{module}"), function)
 
 
-def check(name: str, options: Mapping[str, Any]) -> None:
+def options(name: str) -> dict[str, inspect.Parameter]:
+    """The options of an analysis, by name, with their annotations as written; those without a default are required."""
+    return {p.name: p for p in inspect.signature(get(name)).parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+
+def check(name: str, given: Mapping[str, Any]) -> None:
     """Raises SpecError, in one line, for an unknown analysis or an unknown, missing or mistyped option of it.
 
     >>> check("poisson", {"memorised": "exact"})
     Traceback (most recent call last):
     scalemem.spec.SpecError: analysis.memorised: unknown option of poisson; legal: memorized, table, where, blocks, position; remove or rename it
     """
-    get(name)
-    for key, value in options.items():
-        if key not in OPTIONS[name]:
-            raise SpecError(f"analysis.{key}: unknown option of {name}; legal: {', '.join(OPTIONS[name])}; remove or rename it")
-        if not _is(value, kind := OPTIONS[name][key].annotation):
+    legal = options(name)
+    for key, value in given.items():
+        if key not in legal:
+            raise SpecError(f"analysis.{key}: unknown option of {name}; legal: {', '.join(legal)}; remove or rename it")
+        if not _is(value, kind := legal[key].annotation):
             raise SpecError(f"analysis.{key} = {str(value)[:60]!r}: must be {_LEGAL[kind]}; change its type")
-    for key, parameter in OPTIONS[name].items():
-        if parameter.default is parameter.empty and key not in options:
+    for key, parameter in legal.items():
+        if parameter.default is parameter.empty and key not in given:
             raise SpecError(f"analysis.{key}: missing, {name} needs it; must be {_LEGAL[parameter.annotation]}; add it")
 
 
-def run(name: str, tables: Mapping[str, pa.Table], options: Mapping[str, Any]) -> pa.Table:
+def run(name: str, tables: Mapping[str, pa.Table], given: Mapping[str, Any]) -> pa.Table:
     """The table of an analysis, its options checked first.
 
     Args:
       name: of `ANALYSES`.
       tables: "runs", "curves" and measures by name.
-      options: of `OPTIONS[name]`.
+      given: its options.
     Raises:
       SpecError: as `check`; TableError: a table that has not what is asked for.
     """
-    check(name, options)
-    return get(name)(tables, **options)
+    check(name, given)
+    return get(name)(tables, **given)
 
 
 def _is(value: Any, kind: str) -> bool:
+    if kind.startswith("Mapping"):
+        return isinstance(value, Mapping)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind.startswith("Sequence"):
         return isinstance(value, (list, tuple)) and all(_is(v, kind[9:-1]) for v in value)

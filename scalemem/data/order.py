@@ -57,7 +57,7 @@ def rank(run: RunSpec, epoch_key: jax.Array, slot: Int[Array, " N"], draw: UInt3
         moved = (draw >> 2) + jnp.uint32(3 << 29)
     elif spec.placement in ("massed", "spaced"):
         own = jax.vmap(lambda c: jax.random.bits(jax.random.fold_in(jax.random.fold_in(epoch_key, 0x504C4143), c)))
-        start = own(layout.canary[at]) >> 1
+        start = own(jnp.asarray(layout.canary)[at]) >> 1
         copy, copies = (jnp.asarray(x, jnp.uint32)[at] for x in (layout.copy, layout.copies))
         if spec.placement == "massed":
             moved = ((start >> SEQUENCE) << SEQUENCE) + copy
