@@ -1,0 +1,78 @@
+"""An analysis of some runs at a time: of each schedule, of each seed, of whatever a study varies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scalemem import tables as columns
+from scalemem.spec import RunSpec, SpecError, from_dict, to_dict
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def analyse(tables: Mapping[str, pa.Table], *, analysis: str, by: Sequence[str], options: Mapping[str, Any]) -> pa.Table:
+    """Another analysis, of the runs of each combination of values by itself.
+
+    Args:
+      tables: "runs", and measures by name.
+      analysis: of `ANALYSES`.
+      by: columns of the runs, or fields of their specs, such as "placement"; a name that several fields end in must be written longer.
+      options: of that analysis.
+    Returns:
+      its rows, combination after combination, with the values of `by` as columns.
+    Raises:
+      SpecError: an unknown analysis, option or name. What the analysis raises.
+    """
+    import pyarrow as pa
+
+    from scalemem import analyses
+
+    analyses.check(analysis, options)
+    found = []
+    for key, part in parts(tables, by):
+        made = analyses.run(analysis, part, options)
+        for name, value in reversed(key.items()):
+            if name not in made.column_names:
+                made = made.add_column(0, name, pa.array([value] * made.num_rows, pa.array([value]).type))
+        found.append(made)
+    return pa.concat_tables(found, promote_options="permissive")
+
+
+def parts(tables: Mapping[str, pa.Table], by: Sequence[str]) -> Iterator[tuple[dict[str, Any], dict[str, pa.Table]]]:
+    """({name: value}, the tables of the runs that have it), in sorted order."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    runs = tables["runs"]
+    if not by:
+        raise SpecError("analysis.by = []: must name at least one column of the runs or field of their specs; name one")
+    for name in by:
+        if name not in runs.column_names:
+            runs = runs.append_column(name, pa.array([_field(spec, name) for spec in runs["spec"].to_pylist()]))
+    for key, rows in columns.groups(runs, by, np.ones(runs.num_rows, bool)):
+        own = runs["run_id"].combine_chunks().take(pa.array(rows))
+        yield key, {name: table.filter(pc.is_in(table["run_id"], value_set=own))  # type: ignore[attr-defined]
+                    for name, table in tables.items() if "run_id" in table.column_names}
+
+
+def _field(spec: str, name: str) -> Any:
+    """The value of a field of a run, from the JSON of its spec, by its path or the end of it that is unique."""
+    leaves = dict(_leaves(to_dict(from_dict(RunSpec, json.loads(spec)))))
+    ends = [path for path in leaves if f".{path}".endswith(f".{name}")]
+    if len(ends) != 1:
+        legal = f"one of {', '.join(ends)}" if ends else "a column of the runs or a field of their specs"
+        raise SpecError(f"analysis.by = {name!r}: must be {legal}; correct the name")
+    return leaves[ends[0]]
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, (dict, list)):
+        for name, child in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _leaves(child, f"{path}.{name}" if path else str(name))
+    else:
+        yield path, node
