@@ -19,7 +19,7 @@ from scalemem.measure.scoring import CHUNK_LOGITS
 from scalemem.models import Params
 from scalemem.spec import ModelSpec, RunSpec
 
-TARGETS = 16  # canaries that `measure` searches for, and as many that the run did not plant
+TARGETS = 8  # canaries that `measure` searches for, and as many that the run did not plant
 FIRST, STRIDE = 5, 5  # tokens of the first prompt, and by how many a failure lengthens it
 STEPS, GROWTH = 200, 1.2  # moves of the first search, and by what a failure multiplies them
 CANDIDATES, TOP_K = 100, 250  # prompts that a move looks at, and tokens that it draws from at a place
@@ -135,8 +135,8 @@ def search(apply: Callable[..., Any], params: Params, target: Any, key: jax.Arra
     return best
 
 
-def ratio(target_tokens: float, prompt_tokens: float) -> float:
-    """ACR = |y| / |x*|; a target is memorized where it is above 1.
+def ratio(target_tokens: Any, prompt_tokens: Any) -> Any:
+    """ACR = |y| / |x*| of two lengths in tokens, numbers or arrays; a target is memorized where it is above 1.
 
     >>> ratio(12, 4), round(ratio(26, 45), 3)
     (3.0, 0.578)
@@ -157,7 +157,7 @@ def _even(count: int) -> np.ndarray:
 def measure(run: RunSpec, params: Params, data_key: Any, fresh_key: Any) -> dict[str, Any]:
     """Adversarial compression ratios of planted canaries, and of canaries that were not planted.
 
-    At most 16 of each, evenly spaced by number, so that every number of copies is among them. The target is a canary's last
+    At most 8 of each, evenly spaced by number, so that every number of copies is among them. The target is a canary's last
     t = min(length, S // 2 + 1) tokens: a prompt for it, of at most min(5 t, S - t), then shows a longer canary compressible where there
     is one, and the longest prompt leaves a target that ends its sequence in the place where it was trained.
 
