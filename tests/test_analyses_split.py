@@ -57,6 +57,7 @@ def test_effects_by_hand():
     assert (row["n_params"], row["cohorts_count"]) == (100, 8)
     assert row["pre"] == pytest.approx(0, abs=1e-9)
     assert row["instantaneous"] == pytest.approx(5 - 45 / 20)
+    assert row["instantaneous_late"] == pytest.approx(5 - 75 / 20)
     assert row["persistent"] == pytest.approx(np.mean([g / 100 for g, _ in cells]))
     assert row["residual"] == pytest.approx(0.4)  # of the cohorts 10 .. 70; the last has no later checkpoint
     assert row["recency"] == pytest.approx(0.70 - 0.25)

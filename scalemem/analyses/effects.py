@@ -16,16 +16,18 @@ from scalemem.spec import OptimizerSpec, RunSpec, SpecError, from_dict
 if TYPE_CHECKING:
     import pyarrow as pa
 
-COLUMNS = ("n_params", "cohorts_count", "pre", "instantaneous", "persistent", "residual", "recency", "quiet_fraction", "rate_pearson")
+COLUMNS = ("n_params", "cohorts_count", "pre", "instantaneous", "instantaneous_late", "persistent", "residual", "recency", "quiet_fraction",
+           "rate_pearson")
 FORECAST = ("target_n_params", "predictor_n_params", "cells_count", "pearson", "scale_ratio", "copy_skill_fraction", "skill_fraction")
 
 
 def analyse(tables: Mapping[str, pa.Table], *, outcome: str, table: str = "likelihood", where: str | None = None, sign: int = 1) -> pa.Table:
     """Mean effects of the profile of each size, in the outcome's unit.
 
-    pre, instantaneous, persistent and residual: the mean of the cells (c < g - 1), (c = g), (c > g) and (c = the last > g). recency: the mean
-    residual of the last quarter of the cohorts less that of the first half. quiet_fraction: the pre cells with |t| < 2. rate_pearson: the
-    correlation, over cohorts, of the instantaneous effect with the mean learning rate of the steps since the checkpoint before.
+    pre, instantaneous, persistent and residual: the mean of the cells (c < g - 1), (c = g), (c > g) and (c = the last > g);
+    instantaneous_late: of the last quarter of the cohorts. recency: the mean residual of the last quarter less that of the first half.
+    quiet_fraction: the pre cells with |t| < 2. rate_pearson: the correlation, over cohorts, of the instantaneous effect with the mean
+    learning rate of the steps since the checkpoint before.
 
     Args:
       tables, outcome, table, where: as in `profile.analyse`; "runs" has the specs.
@@ -47,9 +49,10 @@ def analyse(tables: Mapping[str, pa.Table], *, outcome: str, table: str = "likel
         now, end, before = kind == "instantaneous", kind == "residual", kind == "pre"
         looked, cohorts = [0, *sorted({int(x) for x in c} - {0})], np.unique(g)
         rates = [rate_fraction(optimizer, np.arange(max(x for x in looked if x < s), s), total).mean() for s in map(int, g[now])]
-        late, early = end & (g > np.quantile(cohorts, 0.75)), end & (g <= np.median(cohorts))
+        late, early = g > np.quantile(cohorts, 0.75), g <= np.median(cohorts)
         rows.append({**key, "cohorts_count": len(cohorts), "pre": _mean(did[before]), "instantaneous": _mean(did[now]),
-                     "persistent": _mean(did[c > g]), "residual": _mean(did[end]), "recency": _mean(did[late]) - _mean(did[early]),
+                     "instantaneous_late": _mean(did[now & late]), "persistent": _mean(did[c > g]), "residual": _mean(did[end]),
+                     "recency": _mean(did[end & late]) - _mean(did[end & early]),
                      "quiet_fraction": _mean(np.abs(t[before & np.isfinite(t)]) < 2), "rate_pearson": roc.correlation(did[now], np.array(rates))})
     return panels.rows(rows, COLUMNS)
 
