@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from conftest import MODEL, make_run
 
-from scalemem import generate, models
+from scalemem import generate, models, train
 from scalemem.data import canaries
 from scalemem.measure import likelihood, scoring
 from scalemem.spec import CanarySpec
@@ -66,5 +66,5 @@ def lookup(known, vocab_size=MODEL.vocab_size, sure=60.0):
 
 def planted(run):
     """The probes of a run, and the sequences of those that are planted."""
-    probes = canaries.probes(run, None)
+    probes = canaries.probes(run, train.key(run.seed, "data"))
     return probes, np.asarray(probes.tokens)[probes.planted]

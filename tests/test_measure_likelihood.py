@@ -103,7 +103,7 @@ def test_without_controls_no_auc(monkeypatch):
 @pytest.mark.parametrize(("offset", "length", "scored", "suffix"), [(0, 0, (0, 7), (3, 7)), (0, 5, (0, 4), (1, 4)), (1, 5, (0, 5), (2, 5)),
                                                                     (3, 4, (2, 6), (4, 6)), (0, 2, (0, 1), (0, 1))])
 def test_which_tokens_count(offset, length, scored, suffix):
-    probes = canaries.probes(make_canaries(offset=offset, length=length), None)
+    probes = canaries.probes(make_canaries(offset=offset, length=length), KEYS[0])
     got = likelihood.scored(probes), likelihood.suffix(probes)
     assert [(s.start, s.stop) for s in got] == [scored, suffix]
 
@@ -117,7 +117,7 @@ def test_canaries_of_one_token_are_refused():
 
 
 def source(run):
-    return likelihood.source_nats(run, canaries.probes(run, None))
+    return likelihood.source_nats(run, canaries.probes(run, KEYS[0]))
 
 
 def test_what_canaries_cost_under_their_source():
@@ -126,7 +126,7 @@ def test_what_canaries_cost_under_their_source():
     np.testing.assert_allclose(source(filled), 5 * math.log(32) + 2 * math.log(8))
     np.testing.assert_allclose(source(make_canaries(kind="structured", words=100, word_length=7)), 7 * math.log(32))
     natural = make_canaries(kind="natural", generator="markov")
-    probes = canaries.probes(natural, None)
+    probes = canaries.probes(natural, KEYS[0])
     expected = np.asarray(data.get("markov").nats(natural, probes.tokens), float).sum(-1)
     np.testing.assert_allclose(source(natural), expected, rtol=1e-6)
 
@@ -134,7 +134,7 @@ def test_what_canaries_cost_under_their_source():
 def test_what_a_passphrase_costs_by_enumeration():
     """Words of 2 tokens, 3 words in the list, 4 in a passphrase: -log of the share of passphrases that agree, of those of its first token."""
     run = make_canaries(kind="passphrase", words=3, word_length=2, length=6)
-    tokens = np.asarray(canaries.probes(run, None).tokens)[:, :6]
+    tokens = np.asarray(canaries.probes(run, KEYS[0]).tokens)[:, :6]
     words = np.unique(tokens.reshape(-1, 2), axis=0)
     assert len(words) == len(np.unique(words[:, 0])) == 3
     every = np.array([np.concatenate(c) for c in itertools.product(words, repeat=3)])
@@ -154,7 +154,7 @@ def test_a_source_without_likelihood_gives_none(monkeypatch):
 
 
 def test_compression_reads_text_where_there_is_text(monkeypatch):
-    probes = canaries.probes(RUN, None)
+    probes = canaries.probes(RUN, KEYS[0])
     ids = likelihood.compressed_bits(RUN, probes)
     assert ids.tolist() == [8 * len(zlib.compress(bytes(row))) for row in np.asarray(probes.tokens).tolist()]
     monkeypatch.setattr(data.get("uniform"), "texts", lambda run, tokens: ["ab" * 50] * len(tokens), raising=False)
@@ -163,7 +163,7 @@ def test_compression_reads_text_where_there_is_text(monkeypatch):
 
 def test_a_trained_params_tree_of_bfloat16_is_read_in_float32():
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), models.init(MODEL, train.key(0, "init")))
-    tokens = np.asarray(canaries.probes(RUN, None).tokens)
+    tokens = np.asarray(canaries.probes(RUN, KEYS[0]).tokens)
     got = likelihood.token_statistics(MODEL, params, tokens).nats
     exact = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     np.testing.assert_allclose(got, reference.nats(MODEL, exact, tokens), rtol=1e-5)

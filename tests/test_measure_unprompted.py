@@ -88,7 +88,7 @@ def test_good_turing_is_right_on_average():
         f = np.bincount(rng.poisson(rates), minlength=3)
         f[0] = 0
         values.append(unprompted.good_turing(f))
-    assert np.mean(values) == pytest.approx((1 - np.exp(-2 * rates)).sum(), abs=4 * np.std(values) / 20 + 1)
+    assert np.mean(values) == pytest.approx((1 - np.exp(-2 * rates)).sum(), abs=float(4 * np.std(values) / 20 + 1))
 
 
 def test_how_many_tokens_must_match():

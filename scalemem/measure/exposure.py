@@ -145,7 +145,7 @@ def measure(run: RunSpec, params: Params, data_key: Any, fresh_key: Any) -> dict
     probes = canaries.probes(run, data_key)
     tokens = np.asarray(probes.tokens)[:, :end]
     if values**width <= ENUMERATED:
-        number = np.ravel_multi_index(tuple(tokens[:, -width:].T), (values,) * width)
+        number = tokens[:, -width:] @ values ** np.arange(width - 1, -1, -1)
         nats = filling_nats(run.model, params, tokens, width, values)
         own = np.take_along_axis(nats, number[:, None], 1)[:, 0]
         others = nats[np.arange(nats.shape[1]) != number[:, None]].reshape(len(nats), -1)

@@ -44,7 +44,7 @@ def recalled(greedy: np.ndarray, tokens: int) -> np.ndarray:
     >>> recalled(np.array([[True, True], [True, False]]), 2)
     array([ True, False])
     """
-    return greedy[:, greedy.shape[1] - tokens :].all(-1)
+    return np.all(greedy[:, greedy.shape[1] - tokens :], axis=-1)
 
 
 def measure(run: RunSpec, params: Params, data_key: Any, fresh_key: Any) -> dict[str, Any]:

@@ -82,10 +82,10 @@ def _statistics(logits: Float[Array, "C T V"], targets: Int[Array, "C T"]) -> tu
     return token_nats(logits, targets), mean, jnp.sqrt(variance), rank, logits.argmax(-1) == targets
 
 
-def token_statistics(model: ModelSpec, params: Params, tokens: Int[Array, "N T"]) -> TokenStatistics:
-    """Statistics of tokens 2..T of each sequence: arguments as in `in_chunks`."""
+def token_statistics(model: ModelSpec, params: Params, tokens: Any) -> TokenStatistics:
+    """Statistics of tokens 2..T of each sequence, [N, T]: arguments as in `in_chunks`."""
     nats, mean, sigma, rank, greedy = in_chunks(model, params, tokens, _statistics)
-    return TokenStatistics(*(x.astype(np.float64) for x in (nats, mean, sigma)), rank, greedy)
+    return TokenStatistics(nats.astype(np.float64), mean.astype(np.float64), sigma.astype(np.float64), rank, greedy)
 
 
 def scored(probes: Probes) -> slice:
