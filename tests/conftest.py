@@ -26,10 +26,10 @@ def pytest_unconfigure(config):
 
 
 def make_run(model=MODEL, *, n_items=13, batch_size=5, exposures=4, seed=0, probes=("capacity",), order="permuted",
-             objective="next_token", generator="uniform", **optimizer):
+             objective="next_token", generator="uniform", data=None, **optimizer):
     """A run of the small model; keywords that are no stage's are the optimizer's."""
     optimizer = {"peak_lr": 2e-2, "b1": 0.95, "b2": 0.95, "warmup_steps": 5, **optimizer}
-    stage = Stage(data=DataSpec(n_items=n_items, generator=generator), optimizer=OptimizerSpec(**optimizer), exposures=exposures,
+    stage = Stage(data=DataSpec(n_items=n_items, generator=generator, **(data or {})), optimizer=OptimizerSpec(**optimizer), exposures=exposures,
                   batch_size=batch_size, order=order, objective=objective)
     return RunSpec(model=model, stages=(stage,), probes=tuple(map(Probe, probes)), seed=seed)
 

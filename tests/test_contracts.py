@@ -16,12 +16,12 @@ import reference_gpt as reference
 from conftest import MODEL, make_run
 
 from scalemem import accounting, data, laws, measure, models, objectives, optimizers, train
-from scalemem.spec import OptimizerSpec, SpecError
+from scalemem.spec import CanarySpec, OptimizerSpec, SpecError
 
 RUN = make_run(n_items=12)
 KEYS = train.key(0, "data"), train.key(0, "probe")
 UNITS = ("_bits", "_nats", "_items", "_steps", "_exposures", "_tokens", "_flops", "_s")
-DIMENSIONLESS = ("fraction", "auc", "f1", "tpr", "rate", "probability", "count", "ratio", "accuracy", "per_param", "mia_")
+DIMENSIONLESS = ("compressible", "fraction", "auc", "f1", "tpr", "rate", "probability", "count", "ratio", "accuracy", "per_param", "mia_")
 
 
 @pytest.fixture(scope="module")
@@ -44,23 +44,39 @@ def unknown(get):
     assert len(str(error.value).splitlines()) == 1
 
 
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A text file, and what a DataSpec says of it."""
+    path = tmp_path_factory.mktemp("corpus") / "text.txt"
+    path.write_text("\n\n".join(f"Paragraph {i}: {i * i} is the square of it, and {i**3} its cube." for i in range(400)))
+    return {"corpus": str(path), "digest": data.get("text").digest(str(path))}
+
+
 @pytest.mark.parametrize("name", data.GENERATORS)
-def test_generator(name):
-    """Items are pure functions of (key, i); the entropy of one is positive and no more than its tokens can carry."""
-    generator, run = data.get(name), make_run(n_items=12, generator=name)
+def test_generator(name, corpus):
+    """Items are pure functions of (key, i); the entropy of one is positive and no more than its tokens can carry, or not known."""
+    model = dataclasses.replace(MODEL, vocab_size=257) if name == "text" else MODEL
+    spec = {"model": model, "generator": name, "data": corpus if name == "text" else None}
+    generator, run = data.get(name), make_run(n_items=12, **spec)
     one_line(generator, generator.items, generator.entropy_bits)
+    data.check(run)
     tokens = generator.items(run, KEYS[0], jnp.arange(12))
-    assert tokens.shape == (12, MODEL.seq_len)
+    assert tokens.shape == (12, model.seq_len)
     assert tokens.dtype == jnp.int32
-    assert 0 <= tokens.min() <= tokens.max() < MODEL.vocab_size
+    assert 0 <= tokens.min() <= tokens.max() < model.vocab_size
     shuffled = np.random.default_rng(0).permutation(12)
     np.testing.assert_array_equal(generator.items(run, KEYS[0], jnp.asarray(shuffled)), np.asarray(tokens)[shuffled])
     np.testing.assert_array_equal(jax.jit(lambda i: generator.items(run, KEYS[0], i))(jnp.arange(5)), tokens[:5])
-    np.testing.assert_array_equal(generator.items(make_run(n_items=99, generator=name), KEYS[0], jnp.arange(12)), tokens)
+    np.testing.assert_array_equal(generator.items(make_run(n_items=99, **spec), KEYS[0], jnp.arange(12)), tokens)
     assert not np.array_equal(generator.items(run, KEYS[1], jnp.arange(12)), tokens)
     entropy = generator.entropy_bits(run)
     assert isinstance(entropy, float)
-    assert 0 < entropy <= (MODEL.seq_len - 1) * math.log2(MODEL.vocab_size)
+    assert (name == "text") == math.isnan(entropy)
+    assert math.isnan(entropy) or 0 < entropy <= (MODEL.seq_len - 1) * math.log2(MODEL.vocab_size)
+    if hasattr(generator, "nats"):
+        assert np.isfinite(generator.nats(run, tokens)).all()
+        at_one = generator.tempered(run, KEYS[0], jnp.arange(12), jnp.ones(12))
+        np.testing.assert_array_equal(at_one, tokens)
     counted = accounting.data_bits(run)
     assert math.isnan(counted) or counted == pytest.approx(12 * entropy)
 
@@ -116,25 +132,43 @@ def test_optimizer(name):
     assert descend._cache_size() == 1  # type: ignore[attr-defined]
 
 
+def run_for(name):
+    """A run whose data suit a measure."""
+    if name in measure.OF_ITEMS:
+        return RUN
+    kind = {"exposure": {"kind": "structured", "words": 4}, "last_words": {"kind": "passphrase", "words": 8}}.get(name, {"kind": "random"})
+    return make_run(n_items=12, generator="markov", data={"canaries": CanarySpec(per_group=2, groups=2, controls=3, **kind)}, probes=(name,))
+
+
 @pytest.mark.parametrize("name", measure.MEASURES)
 def test_measure(name, params):
-    """Finite on a fresh model, pure, in named units, and never more bits than the data have."""
-    f = measure.get(name)
+    """Finite on a fresh model, pure, in named units, never more bits than the data have; arrays are a row a canary, and say which."""
+    f, run = measure.get(name), run_for(name)
+    measure.check(run)
     one_line(f, inspect.getmodule(f))
-    first, second = (f(RUN, params, *KEYS) for _ in range(2))
-    assert first == second
-    assert first
+    first, second = (f(run, params, *KEYS) for _ in range(2))
+    arrays = {column: value for column, value in first.items() if np.ndim(value)}
+    assert first.keys() == second.keys()
     for column, value in first.items():
+        np.testing.assert_array_equal(value, second[column])
         assert re.fullmatch(r"[a-z][a-z0-9_]*", column)
-        assert any(unit in f"{column}_" for unit in (f"{u}_" for u in UNITS)) or any(word in column for word in DIMENSIONLESS), column
-        assert type(value) is float, column
-        assert math.isfinite(value), column
+        if column in ("canary", "group", "planted", "copies", "temperature", "first_step", "last_step", "step"):
+            continue
+        assert any(unit in f"_{column}_" for unit in (f"{u}_" for u in UNITS)) or any(word in column for word in DIMENSIONLESS), column
+        if column not in arrays:
+            assert type(value) is float, column
+            assert math.isfinite(value) or name in measure.OF_CANARIES, column
         if column.startswith("memorized_bits"):
             assert value <= accounting.data_bits(RUN) * (8 / 7 if column.endswith("_paper") else 1)
+    assert bool(arrays) == (name in measure.OF_CANARIES)
+    if arrays:
+        assert {len(v) for v in arrays.values()} == {7 if name != "compression" else len(arrays["canary"])}
+        assert {"canary", "planted", "copies"} <= arrays.keys()
 
 
 def test_measures_do_not_share_columns(params):
-    columns = [column for name in measure.MEASURES for column in measure.get(name)(RUN, params, *KEYS)]
+    """Of a run; tables of canaries are a measure's own."""
+    columns = [c for name in measure.MEASURES for c, v in measure.get(name)(run_for(name), params, *KEYS).items() if not np.ndim(v)]
     assert len(columns) == len(set(columns))
     assert not set(columns) & set(accounting.summary(RUN))
 
