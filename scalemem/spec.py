@@ -143,7 +143,7 @@ def _divisor_near(n: int, k: int) -> int:
     return min((d for d in range(1, n + 1) if n % d == 0), key=lambda d: abs(d - k))
 
 
-CANARY_KINDS = ("random", "structured", "passphrase", "trap", "natural")
+CANARY_KINDS = ("random", "structured", "passphrase", "trap", "natural", "template")
 PLACEMENTS = ("anywhere", "early", "late", "massed", "spaced")
 
 
@@ -162,7 +162,7 @@ class CanarySpec(_Checked):
     coldest: float = _field(1.0, above=0, high=1e3, doc="trap: temperatures of the source, even in log from coldest")
     hottest: float = _field(1.0, above=0, high=1e3, doc="trap: to hottest, over the canaries of a group")
     words: int = _field(64, low=2, high=1 << 20, doc="passphrase: words in the list; structured: values of a filling's token")
-    word_length: int = _field(2, low=1, high=64, doc="passphrase: tokens in a word; structured: tokens in the filling")
+    word_length: int = _field(2, low=1, high=64, doc="tokens in: passphrase, a word; structured, the filling; template, the motif")
     include: float = _field(1.0, above=0, high=1, doc="probability that a run plants a canary; the others are its controls")
     shared: bool = _field(False, doc="runs of all seeds have the same canaries (and differ in which they include)")
     placement: str = _field("anywhere", choices=PLACEMENTS, doc="where in an epoch the copies stand")

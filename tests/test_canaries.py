@@ -32,7 +32,7 @@ def found(items, content):
     return [(i, at) for i, row in enumerate(items) for at in range(len(row) - width + 1) if (row[at : at + width] == content).all()]
 
 
-@pytest.mark.parametrize("kind", ["random", "structured", "passphrase", "trap", "natural"])
+@pytest.mark.parametrize("kind", ["random", "structured", "passphrase", "trap", "natural", "template"])
 def test_each_canary_stands_in_the_data_as_often_as_it_says(kind):
     run = planted(kind=kind, length=6, offset=1, words=8, coldest=0.5, hottest=3.0)
     probes, items = canaries.probes(run, train.key(0, "data")), training_set(run)

@@ -5,6 +5,8 @@ structured  a random format of its own, then a filling of `word_length` tokens, 
 passphrase  words drawn from a list of `words` words of `word_length` random tokens (a ghost sentence)
 trap        a sequence of the background source at a temperature, so at a controlled perplexity
 natural     a sequence of the background source itself; of a text, a chunk of its reference split
+template    of odd number: a motif of `word_length` random tokens again and again, each time raised by 0 or 1 (drawn once), modulo the
+            vocabulary, so that what follows can be worked out; of even number: a trap, in which it cannot
 
 The planted copies are the first items of the data set, group after group; the order of the epoch (`order.permutation`) decides when
 each is seen. A canary that a run does not include leaves its items to the background, and is one of the run's controls.
@@ -95,8 +97,13 @@ def contents(run: RunSpec, generator: ModuleType, key: jax.Array, canary: Int[Ar
     if spec.kind == "passphrase":
         words = jax.random.randint(jax.random.fold_in(language, 0x574F5244), (spec.words, spec.word_length), 0, model.vocab_size, jnp.int32)
         return words[uniform(0, (-(-length // spec.word_length),), spec.words)].reshape(len(canary), -1)[:, :length]
-    if spec.kind == "trap":
-        return generator.tempered(run, own, REFERENCE + canary, jnp.asarray(temperatures(spec))[canary])[:, :length]
+    if spec.kind in ("trap", "template"):
+        traps = generator.tempered(run, own, REFERENCE + canary, jnp.asarray(temperatures(spec))[canary])[:, :length]
+        if spec.kind == "trap":
+            return traps
+        motif, turn = uniform(0, (spec.word_length,), model.vocab_size), jnp.arange(length) // spec.word_length
+        repeated = (motif[:, jnp.arange(length) % spec.word_length] + uniform(1, (1,), 2) * turn) % model.vocab_size
+        return jnp.where(canary[:, None] % 2 == 1, repeated, traps)
     return generator.items(run, own, REFERENCE + canary)[:, :length]
 
 
