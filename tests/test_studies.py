@@ -1,8 +1,11 @@
 """The studies that ship, at every scale: fits file, figure and tables work on rows such as the sweep would give, and each claim has rows.
 
-The rows are made up from a known law, not trained: what is tested is that the three files of a study belong together.
+The rows are made up from a known law, not trained: what is tested is that the three files of a study belong together. Studies of canaries, which
+read a row a canary, are run at smoke scale by `.ci/run`; here their sweeps can be run, their analyses have the options that they are given, and
+the result that is kept is of the claims that are there now.
 """
 
+import json
 import math
 import tomllib
 
@@ -10,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from scalemem import accounting, study
+from scalemem import accounting, analyses, execute, study
 from scalemem.spec import run_id
 
 SHIPPED = ("capacity", "capacity_precision", "capacity_shape", "membership_law")
+OF_CANARIES = tuple(name for name in study.names() if name not in SHIPPED)
 CASES = [(name, scale) for name in SHIPPED for scale in study.SCALES]
 # claims that a smaller scale has no runs for, by study and scale
 ABSENT = {("capacity", "laptop"): {"interval_held"}}
@@ -47,8 +51,9 @@ def tables():
 
 
 def test_every_study_is_three_files():
-    assert set(SHIPPED) == {n for n in study.names() if study.find(n, "sims").parents[1] == study.folders()[1]}
-    for name in SHIPPED:
+    sims = {path.stem for path in (study.folders()[1] / "sims").glob("*.py")}
+    assert set(SHIPPED) < sims == set(study.names())
+    for name in sims:
         assert study.find(name, "figures").exists()
         assert study.definition(name)["source"]
 
@@ -72,6 +77,27 @@ def test_the_files_of_a_study_belong_together(tables, tmp_path, name, scale):
 def test_nothing_finished_is_no_traceback(tables, name):
     empty = tables[name, "laptop"].slice(0, 0)
     assert {said.verdict for _, said in study.evaluate(name, "laptop", empty).verdicts} == {"INCONCLUSIVE"}
+
+
+@pytest.mark.parametrize("name", OF_CANARIES)
+def test_a_study_of_canaries_can_be_run(name):
+    path = study.find(name, "sims")
+    for scale in ("smoke", "laptop", "gpu"):
+        runs = study.sweep(str(path), scale).runs()
+        execute.check(runs)
+        for entry in study.definition(name, scale).get("analysis", ()):
+            analyses.check(entry["kind"], entry.get("options", {}))
+    assert len(path.read_text().splitlines()) <= 60
+    assert len(study.find(name, "figures").read_text().splitlines()) <= 60
+
+
+@pytest.mark.parametrize("path", sorted((study.folders()[1] / "fits/results").glob("*.json")), ids=lambda path: path.stem)
+def test_a_result_that_is_kept_is_of_the_claims_as_they_are(path):
+    """Same claims, thresholds and texts; a result of earlier ones is no result."""
+    body = json.loads(path.read_text())
+    now = {c["id"]: (c["text"], c.get("low"), c.get("high")) for c in study.definition(body["study"], body["scale"])["claim"]}
+    assert {c["id"]: (c["text"], *c["claim"]) for c in body["claims"]} == now
+    assert path.stat().st_size < 400_000
 
 
 def test_true_claims_can_hold(tables):
