@@ -27,6 +27,8 @@ ANALYSES: dict[str, str] = {
     "profile": "profile.analyse",
     "profile_correlation": "profile.between_sizes",
     "profile_forecast": "effects.forecast",
+    "rate_lines": "rates.lines",
+    "rates": "rates.analyse",
     "split": "split.analyse",
     "taxonomy": "taxonomy.analyse",
     "thresholds": "dose.thresholds",
