@@ -102,7 +102,8 @@ def search(apply: Callable[..., Any], params: Params, target: Any, key: jax.Arra
 
     It differs from the authors' code in that a candidate that says the target ends the search even if another has a lower loss; top_k
     is at most V; n + 5 stops at the longest prompt still open, which is tried, where theirs is not; and `longest` is given, where
-    theirs is 5 |y|. Prompts are tokens, start uniform, and no token stands before them. What it finds bounds |x*| from above.
+    theirs is 5 |y|. As in theirs, no length below one that failed is tried, though a shorter prompt may do where positions are learned.
+    Prompts are tokens, start uniform, and no token stands before them. What it finds bounds |x*| from above.
 
     Args:
       apply: (params, tokens [B, L]) -> logits [B, L, V], causal; the same function each time, or it is compiled each time.
