@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BEND = (0.1, 0.12)  # prior mean and sd of the bend of the threshold's log in log size: what falls to a floor bends upwards
-BEND_WEIGHT = 4.0  # back-tests that the prior counts as
+DRIFT = 0.08  # sd of the change of the bend beyond the largest model known
+MISFIT = 0.05  # sd of what a parabola leaves of a size's threshold, in log copies
 WIDTH, WIDTH_WEIGHT = 0.4, 2.0  # prior of the width, in log copies, and the canaries that it counts as
 SEED_SD = 0.3  # prior of the differences between the thresholds of seeds
 COLUMNS = ("seed", "target_n_params", "predictor_n_params", "n_count", "forecast_count", "low_count", "high_count", "threshold_copies_count",
-           "low_threshold_count", "high_threshold_count", "memorized_count", "inside", "backtests_count", "extrapolation_ratio")
+           "low_threshold_count", "high_threshold_count", "memorized_count", "inside", "sizes_count", "extrapolation_ratio")
 
 
 class Dose(NamedTuple):
@@ -37,18 +38,14 @@ def analyse(tables: Mapping[str, pa.Table], *, memorized: str, table: str = "ext
             sizes: Sequence[float] = (), interval: float = 0.9, least: float = 5) -> pa.Table:
     """The number of planted canaries that a fully trained target memorizes, from the copies that smaller models need.
 
-    A canary of c copies is memorized by size N with probability sigmoid((log c - m(N)) / s(N)), fitted to each size (`fit`). With h =
-    log(N_t / N_k), gap = log(N_k / N_(k-1)) and b the slope between these two sizes,
+    A canary of c copies is memorized by size N with probability sigmoid((log c - m(N)) / s(N)), fitted to each size (`fit`). The thresholds of all
+    sizes up to N_k are a parabola in x = log(N / N_k),
 
-        m(N_t) = m(N_k) + b h + kappa u,    u = h (h + gap),
+        m = a + b x + kappa x^2,    kappa ~ N(BEND),    errors: those of the fits, and MISFIT,
 
-    exact for a parabola of curvature 2 kappa. A back-test is what the line misses of a size at or below k from the two below it, over its u;
-    kappa and its variance are those of J back-tests e and of a prior that counts as W of them:
-
-        kappa = (W k0 + sum e) / (W + J),    sd^2 = (W s0^2 + sum (e - kappa)^2) / (W + J) (1 + 1 / (W + J)),    nu = W + J.
-
-    The interval of the count is that of m (t_nu, with the standard errors of the two middles) and the binomial noise of the canaries, added
-    as squares. The width is that of size k.
+    a least-squares problem with a prior. At h = log(N_t / N_k) the forecast has the variance of a + b h + kappa h^2, of MISFIT and of
+    (DRIFT h^2): the bend may change. The interval of the count is that of m, by t with a degree of freedom a size, and the binomial noise of
+    the canaries, added as squares. The width is that of size k.
 
     Args:
       tables: the per-sequence table.
@@ -95,7 +92,7 @@ def analyse(tables: Mapping[str, pa.Table], *, memorized: str, table: str = "ext
             rows.append({"seed": int(seed), "target_n_params": int(panel.sizes[t]), "predictor_n_params": int(panel.sizes[k]), "n_count": n,
                          "forecast_count": centre, "low_count": below, "high_count": above, "threshold_copies_count": math.exp(middle),
                          "low_threshold_count": math.exp(middle - reach), "high_threshold_count": math.exp(middle + reach),
-                         "memorized_count": truth, "inside": float(below <= truth <= above), "backtests_count": int(dof - BEND_WEIGHT),
+                         "memorized_count": truth, "inside": float(below <= truth <= above), "sizes_count": dof,
                          "extrapolation_ratio": float(panel.sizes[t] / panel.sizes[k])})
     return panels.rows(rows, COLUMNS)
 
@@ -153,27 +150,16 @@ def fit(panel: Panel, least: float) -> Dose:
     return Dose(middle, width, error)
 
 
-def forecast(panel: Panel, known: Dose, k: int, t: int) -> tuple[float, float, float] | None:
-    """(threshold of size t, its sd, degrees of freedom) from the sizes up to k; None where k or all below it show no threshold."""
+def forecast(panel: Panel, known: Dose, k: int, t: int) -> tuple[float, float, int] | None:
+    """(threshold of size t, its sd, sizes that it is from), those up to k; None where k or all below it show no threshold."""
     shown = [j for j in range(k + 1) if not math.isnan(known.middle[j])]
     if len(shown) < 2 or shown[-1] != k:
         return None
-    bends = [(known.middle[to] - _line(panel, known, before, here, to)) / _bend(panel, before, here, to)
-             for before, here, to in zip(shown, shown[1:], shown[2:], strict=False)]
-    weight = BEND_WEIGHT + len(bends)
-    kappa = (BEND_WEIGHT * BEND[0] + sum(bends)) / weight
-    variance = (BEND_WEIGHT * BEND[1] ** 2 + sum((e - kappa) ** 2 for e in bends)) / weight * (1 + 1 / weight)
-    before, u = shown[-2], _bend(panel, shown[-2], k, t)
-    lever = math.log(panel.sizes[t] / panel.sizes[k]) / math.log(panel.sizes[k] / panel.sizes[before])
-    noise = (known.error[k] * (1 + lever)) ** 2 + (known.error[before] * lever) ** 2
-    return _line(panel, known, before, k, t) + kappa * u, math.sqrt(variance * u**2 + noise), weight
-
-
-def _line(panel: Panel, known: Dose, before: int, here: int, to: int) -> float:
-    slope = (known.middle[here] - known.middle[before]) / math.log(panel.sizes[here] / panel.sizes[before])
-    return float(known.middle[here] + slope * math.log(panel.sizes[to] / panel.sizes[here]))
-
-
-def _bend(panel: Panel, before: int, here: int, to: int) -> float:
-    h = math.log(panel.sizes[to] / panel.sizes[here])
-    return h * (h + math.log(panel.sizes[here] / panel.sizes[before]))
+    x, h = np.log(panel.sizes[shown] / panel.sizes[k]), math.log(panel.sizes[t] / panel.sizes[k])
+    precision = 1 / (known.error[shown] ** 2 + MISFIT**2)
+    design = np.stack([np.ones_like(x), x, x**2], 1)
+    prior = np.diag([0.0, 0.0, 1 / BEND[1] ** 2])
+    covariance = np.linalg.inv((design * precision[:, None]).T @ design + prior)
+    mean = covariance @ (design.T @ (precision * known.middle[shown]) + prior @ [0.0, 0.0, BEND[0]])
+    at = np.array([1.0, h, h**2])
+    return float(at @ mean), math.sqrt(float(at @ covariance @ at) + MISFIT**2 + (DRIFT * h**2) ** 2), len(shown)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -11,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scalemem import data, models
+from scalemem import data
 from scalemem.data import canaries
 from scalemem.generate import generate
-from scalemem.measure.scoring import CHUNK_LOGITS
+from scalemem.measure import likelihood
 from scalemem.models import Params
 from scalemem.spec import ModelSpec, RunSpec
 
@@ -30,28 +28,13 @@ def contexts(length: int) -> list[int]:
     return sorted({max(1, length * part // 8) for part in (1, 2, 4, 6)})
 
 
-@functools.lru_cache(maxsize=64)
-def _passes(model: ModelSpec):
-    apply = models.apply(model)
-
-    def run(params: Params, tokens: jax.Array):
-        with jax.default_matmul_precision("highest"):
-            logits = apply(params, tokens[:, :-1])
-        target = tokens[:, 1:]
-        picked = jnp.take_along_axis(logits, target[..., None], -1)
-        return jax.nn.logsumexp(logits - picked, -1), logits.argmax(-1) == target
-
-    return jax.jit(run)
+def _judged(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return likelihood.token_nats(logits, targets), logits.argmax(-1) == targets
 
 
 def teacher_forced(model: ModelSpec, params: Params, tokens: jax.Array) -> tuple[np.ndarray, np.ndarray]:
     """-log p of each token given those before it, in nats, and whether it is the likeliest; float64 and bool [N, S - 1], for tokens 2..S."""
-    exact = dataclasses.replace(model, compute_dtype="float32", param_dtype="float32")
-    params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
-    chunk = min(max(1, CHUNK_LOGITS // (model.seq_len * model.vocab_size)), 1 << (len(tokens) - 1).bit_length())
-    padded = jnp.pad(tokens, ((0, -len(tokens) % chunk), (0, 0)))
-    parts = [_passes(exact)(params, padded[i : i + chunk]) for i in range(0, len(padded), chunk)]
-    nats, hits = (np.concatenate([np.asarray(part[j]) for part in parts])[: len(tokens)] for j in range(2))
+    nats, hits = likelihood.in_chunks(model, params, tokens, _judged)
     return nats.astype(np.float64), hits
 
 
