@@ -31,7 +31,7 @@ def sweep(run: RunSpec, widths: list, without: list, seeds: int) -> Sweep:
 
 
 SWEEP = {
-    "smoke": sweep(base(1024, per_group=2), [16, 32, 64], [16], 2),
+    "smoke": sweep(base(1024, per_group=2), [16, 64], [16], 2),
     "laptop": sweep(base(16_384, per_group=32), [12, 16, 24, 32, 48, 64], [16, 64], 4),
     "hour": sweep(base(65_536, per_group=128), [8, 12, 16, 24, 32, 48, 64, 96], [16, 64], 8),
     "gpu": sweep(base(1 << 20, per_group=2048, batch=64, vocab=1024, seq=64), [32, 64, 96, 128, 192, 256, 384, 512], [64, 512], 8),
