@@ -32,7 +32,9 @@ def draw(table, result):
         plot.points(axes[2], rows, "n_params", column, label, plot.COLOURS[i], plot.MARKERS[i])
     axes[2].set(title="By size", xlabel="parameters")
     for axis in axes[:2]:
-        plot.axis(axis.xaxis, [1, 500_000])
+        axis.set_xscale("log")
+        axis.set_xticks([1, 100, 10_000, 1_000_000], ["1", "100", "10,000", "$10^6$"])
+        axis.set_xticks([10, 1000, 100_000], [""] * 3, minor=True)
     plot.log_x(axes[2])
     axes[0].set_ylim(-0.03, 1.03)
     axes[0].legend(loc="upper left")
