@@ -1,0 +1,33 @@
+"""Accuracy with and without a sequence, what that difference and extraction do with copies, and how well two halves of the runs agree."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from scalemem import plot, tables
+
+PANELS = (("passphrase", "duplicates_count", "documents of one content", "Left out one by one"),
+          ("natural", "copies", "copies of a sequence", "Left out with all copies"))
+SERIES = (("in_mean", "accuracy with it"), ("out_mean", "accuracy without it"), ("memorization", "memorization: the difference"),
+          ("extracted_rate", "extracted, of runs with it"))
+
+
+def draw(table, result):
+    fig, axes = plt.subplots(1, 3, figsize=(7.2, 3.0))
+    for axis, (kind, x, label, title) in zip(axes, PANELS, strict=False):
+        rows, _ = tables.where(result.tables["duplicates"], f"kind == '{kind}'")
+        for i, (y, name) in enumerate(SERIES):
+            plot.points(axis, rows, x, y, name, plot.COLOURS[i], plot.MARKERS[i])
+            at = sorted(set(rows[x].to_pylist()))
+            axis.plot(at, [np.mean([r[y] for r in rows.to_pylist() if r[x] == v]) for v in at], color=plot.COLOURS[i], linewidth=0.7)
+        axis.set(xlabel=label, ylabel="fraction", title=title, ylim=(-0.05, 1.05))
+        plot.axis(axis.xaxis, rows[x].to_pylist())
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncol=4)
+
+    for i, (kind, *_rest, title) in enumerate(PANELS):
+        rows, _ = tables.where(result.tables["duplicates"], f"kind == '{kind}'")
+        axes[2].plot(rows["memorization"].to_pylist(), rows["extracted_rate"].to_pylist(), plot.MARKERS[i], color=plot.COLOURS[4 + i], markersize=2.5,
+                     alpha=0.5, label=title.lower())
+    axes[2].set(xlabel="memorization", ylabel="extracted, of runs with it", title="A sequence each")
+    axes[2].legend(loc="upper left", fontsize=6)
+    return fig
