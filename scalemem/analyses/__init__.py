@@ -34,6 +34,7 @@ ANALYSES: dict[str, str] = {
     "split": "split.analyse",
     "taxonomy": "taxonomy.analyse",
     "thresholds": "dose.thresholds",
+    "unintended": "unintended.analyse",
     "unique": "unique.analyse",
     "which": "which.analyse",
 }
