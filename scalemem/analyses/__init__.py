@@ -22,6 +22,7 @@ ANALYSES: dict[str, str] = {
     "effects": "effects.analyse",
     "influence": "counterfactual.influence",
     "lira": "lira.analyse",
+    "matched": "matched.analyse",
     "matrix": "matrix.analyse",
     "membership": "membership.analyse",
     "np_rates": "np_rates.analyse",

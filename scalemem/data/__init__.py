@@ -42,7 +42,8 @@ def check(run: RunSpec) -> None:
     generator = get(data.generator)
     if data.canaries and data.canaries.kind in ("trap", "template") and not hasattr(generator, "tempered"):
         legal = ", ".join(name for name in GENERATORS if hasattr(get(name), "tempered"))
-        raise SpecError(f"canaries.kind = {data.canaries.kind!r}: needs a source with temperatures, not {data.generator!r}; legal: {legal}; change the generator")
+        raise SpecError(f"canaries.kind = {data.canaries.kind!r}: needs a source with temperatures, not {data.generator!r}; legal: {legal}; "
+                        "change the generator")
     if data.canaries and data.canaries.kind == "structured" and data.canaries.word_length > (data.canaries.length or run.model.seq_len):
         raise SpecError(f"canaries.word_length = {data.canaries.word_length}: must be at most the canary's length; shorten the filling")
     if hasattr(generator, "check"):
