@@ -131,7 +131,7 @@ def test_this_test_notices(tmp_path, monkeypatch, name, source, wrong):
     assert bool(list(offences(path))) == wrong
 
 
-LIGHT = ("spec", "sweep", "accounting", "store", "tables", "laws", "fitting", "forecasting", "claims", "plot")
+LIGHT = ("spec", "sweep", "accounting", "store", "tables", "analyses", "laws", "fitting", "forecasting", "claims", "plot")
 LIGHT = [name for name in LIGHT
          if (LIBRARY / f"{name}.py").exists() or (LIBRARY / name).exists()]
 
