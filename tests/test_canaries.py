@@ -137,6 +137,7 @@ def test_what_cannot_be_planted_is_one_line(change, said):
     (planted(kind="trap", generator="text"), "needs a source with temperatures"),
     (planted(kind="structured", length=3, word_length=4), "canaries.word_length = 4"),
     (planted(probes=("capacity",)), "which canaries change"),
+    (make_run(generator="text"), "nobody knows that of a text"),
     (make_run(probes=("extraction",)), "reads canaries, and data.canaries = None"),
 ])
 def test_what_does_not_go_together_is_one_line_before_anything_runs(run, said):

@@ -29,9 +29,12 @@ def get(name: str) -> Callable[..., dict[str, Any]]:
 
 def check(run: RunSpec) -> None:
     """Raises SpecError, in one line, for a measure that does not exist or that the data of a run do not suit."""
-    canaries = run.stages[0].data.canaries
+    canaries, generator = run.stages[0].data.canaries, run.stages[0].data.generator
     for probe in run.probes:
         get(probe.measure)
+        if probe.measure in OF_ITEMS and generator == "text":
+            raise SpecError(f"probe.measure = {probe.measure!r}: reads data sets of known entropy, and nobody knows that of a text; take "
+                            f"{', '.join(OF_CANARIES)}")
         if probe.measure in OF_CANARIES and canaries is None:
             raise SpecError(f"probe.measure = {probe.measure!r}: reads canaries, and data.canaries = None; plant some, or take {', '.join(OF_ITEMS)}")
         if probe.measure in OF_ITEMS and canaries is not None:
