@@ -21,7 +21,8 @@ def draw(table, result):
                         label=f"{p:,}")
         ax.axhline(0, color="0.5", linewidth=0.6)
         ax.set(title=f"Trained on in the steps up to x: {NAMES[schedule]}", xlabel="optimizer step of the cohort's checkpoint",
-               ylabel="gain at that checkpoint (nats a sequence)")
+               ylabel="gain at that checkpoint (nats a sequence)",
+               xlim=(0, 1.03 * end))
     top = max(falling.get_ylim()[1], constant.get_ylim()[1])
     for ax in (falling, constant):
         ax.set_ylim(min(falling.get_ylim()[0], constant.get_ylim()[0]), top)
@@ -40,8 +41,8 @@ def draw(table, result):
                ylabel="difference in differences (nats)")
 
     for k, schedule in enumerate(NAMES):
-        plot.points(alike, tables.where(result.tables["correlation"], f"schedule == '{schedule}'")[0], "size_ratio", "pearson", NAMES[schedule],
-                    plot.COLOURS[k + 4], plot.MARKERS[k])
+        pairs = tables.derive(tables.where(result.tables["correlation"], f"schedule == '{schedule}'")[0], "beside", f"size_ratio * {1 + 0.06 * k}")
+        plot.points(alike, pairs, "beside", "pearson", NAMES[schedule], plot.COLOURS[k + 4], plot.MARKERS[k])
     alike.axhline(0.6, color="0.5", linewidth=0.6, linestyle=":")
     plot.log_x(alike).set(title="How alike the profiles of two sizes are", xlabel="factor in parameters between them", ylabel="Pearson's r",
                           ylim=(min(0, alike.get_ylim()[0]), 1.02))
