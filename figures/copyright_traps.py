@@ -30,12 +30,12 @@ def draw(table, result):
         values = null["auc"].to_pylist()
         last.axhline(sum(values) / len(values), color="0.2", linestyle=":", label="never planted")
     last.set(xlabel="perplexity under the source (mean of a third)", title=f"{lengths[-1]} tokens, all sizes")
-    last.legend(title="copies", loc="upper left", ncol=2)
     for axis in panels:
+        axis.set_visible(axis is last or axis.has_data())
         axis.axhline(0.5, color="0.6", linewidth=0.6)
         axis.set_ylim(0.4, 1.02)
         plot.log_x(axis)
     for axis in axes[:, 0]:
         axis.set_ylabel("AUC, traps against controls\nof the same third of perplexity")
-    last.legend(title="copies", loc="lower right", ncol=2, frameon=True, framealpha=0.8)
+    last.legend(title="copies of a trap", loc="upper center", bbox_to_anchor=(0.5, -0.22), ncol=5, columnspacing=1.0, handletextpad=0.4)
     return fig

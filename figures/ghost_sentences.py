@@ -25,7 +25,7 @@ def draw(table, result):
     perplexity.set(xlabel="copies of a passphrase", ylabel="AUC against controls", title="Perplexity test", ylim=(0.4, 1.02))
     words.legend(title="parameters", loc="upper left")
     if null:
-        perplexity.legend(handles=[perplexity.lines[-2]], loc="lower right")
+        perplexity.legend(handles=[line for line in perplexity.lines if line.get_label() == "never planted"], loc="lower right")
     rows = [r for r in result.tables["thresholds"].to_pylist() if np.isfinite(r["threshold_copies_count"])]
     x, y, low, high = (np.array([r[c] for r in rows]) for c in ("n_params", "threshold_copies_count", "low_threshold_count", "high_threshold_count"))
     need.errorbar(x, y, [y - low, high - y], fmt="o", color=plot.COLOURS[0], capsize=1.5, elinewidth=0.8, label="measured, 90 %")
@@ -33,8 +33,9 @@ def draw(table, result):
         plot.law(need, result.fits["threshold"], "x", x.min() / 1.3, x.max() * 2, colour="0.3", label="power law, 90 %")
     for axis in (words, perplexity, need):
         plot.log_x(axis)
-    need.set(xlabel="parameters", ylabel="copies that half of them need", title="Copies until the last word is said", yscale="log")
+    need.set(xlabel="parameters", ylabel="copies that half of them need", title="Copies for the last word", yscale="log")
     if len(x):
         plot.axis(need.yaxis, np.concatenate([low, high]))
+        need.set_ylim(low.min() / 2, high.max() * 2)
     need.legend(loc="upper right")
     return fig
