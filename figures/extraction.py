@@ -15,21 +15,22 @@ def draw(table, result):
     controls = tables.where(rates, "copies == 0 and context_tokens == 8")[0]
 
     plot.points(axes[0], result.tables["by_size"], "n_params", "extractable_rate", "planted, 4 to 128 copies", plot.COLOURS[2], "o")
-    for where, label, marker in (("planted_count > 0", "never planted", "s"), ("planted_count == 0", "trained without canaries", "x")):
-        plot.points(axes[0], tables.where(controls, where)[0], "n_params", "extractable_rate", label, "0.4", marker)
+    for where, label, marker, colour in (("planted_count > 0", "never planted", "s", "0.5"),
+                                         ("planted_count == 0", "trained without canaries", "x", plot.COLOURS[1])):
+        plot.points(axes[0], tables.where(controls, where)[0], "n_params", "extractable_rate", label, colour, marker)
     for axis, name, x in ((axes[1], "by_copies", "copies"), (axes[2], "by_context", "context_tokens")):
         for i, size in enumerate(series):
             rows = tables.where(result.tables[name], f"n_params == {size}")[0]
             plot.points(axis, rows, x, "extractable_rate", f"{size:,}", plot.COLOURS[i], plot.MARKERS[i])
 
-    titles = ("Prompts of 8 tokens, 4 to 128 copies", "Prompts of 8 tokens", "4 to 128 copies")
+    titles = ("Prompts of 8 tokens, 4 to 128 copies", "Prompts of 8 tokens; line: largest", "4 to 128 copies; line: largest")
     labels = ("parameters", "copies in training", "tokens of the prompt")
     for axis, name, title, label in zip(axes, ("size", "copies", "context"), titles, labels, strict=True):
         if name in result.fits:
             fit = result.fits[name].at(None)
             plot.law(axis, result.fits[name], "x", *fit.ranges["x"], colour=plot.COLOURS[2 if name == "size" else len(series) - 1])
             low, mid, high = (100 * math.log(10) * v for v in (fit.parameters["b"].low, fit.parameters["b"].value, fit.parameters["b"].high))
-            label += f"\n{'' if name == 'size' else 'largest: '}{mid:+.0f} points a decade ({low:+.0f} to {high:+.0f})"
+            label += f"\n{mid:+.0f} points a decade ({low:.0f} to {high:.0f})"
         axis.set(xlabel=label, title=title, ylim=(-0.03, 1.03))
     plot.log_x(axes[0])
     for axis, name, x in ((axes[1], "by_copies", "copies"), (axes[2], "by_context", "context_tokens")):
