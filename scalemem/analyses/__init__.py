@@ -20,6 +20,7 @@ ANALYSES: dict[str, str] = {
     "dose": "dose.analyse",
     "duplicates": "duplicates.analyse",
     "effects": "effects.analyse",
+    "fields": "fields.analyse",
     "influence": "counterfactual.influence",
     "lira": "lira.analyse",
     "matched": "matched.analyse",

@@ -14,7 +14,7 @@ from scalemem.spec import RunSpec, SpecError
 
 OF_ITEMS = ("capacity", "quantized")  # read the whole data set of a source of known entropy
 OF_CANARIES = ("likelihood", "extraction", "probabilistic", "exposure", "approximate", "unprompted", "last_words", "cloze", "compression",
-               "factors")
+               "memfree", "factors")
 # name -> function, or the module that has it as `measure`, imported when it is used
 MEASURES: dict[str, Any] = {name: f"scalemem.measure.{name}" for name in OF_ITEMS + OF_CANARIES}
 

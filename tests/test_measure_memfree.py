@@ -1,0 +1,107 @@
+"""Extraction behind a filter: a model that recites cannot, a model that recovers comes near, and the training set is all of it."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import make_run
+from fake_models import MODEL, constant, fake, forget, lookup, make_canaries, planted
+
+from scalemem import data, train
+from scalemem.measure import memfree
+from scalemem.spec import SpecError
+
+RUN = make_canaries(n_items=24, copies=2)
+KEYS = train.key(RUN.seed, "data"), train.key(RUN.seed, "probe")
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    yield
+    forget()
+
+
+def by_place(known, sure=9.0):
+    """Logits `sure` for the token that stands at the next place of the known sequence of the same first token, whatever was said since; the
+    token after it, in the vocabulary's order, is second."""
+    known = jnp.asarray(known)
+
+    def logits(tokens):
+        own = known[(tokens[:, :1] == known[None, :, 0]).argmax(-1)]
+        places = jnp.minimum(jnp.arange(tokens.shape[1]) + 1, known.shape[1] - 1)
+        best = own[:, places]
+        one_hot = lambda t: (t[..., None] == jnp.arange(MODEL.vocab_size)).astype(jnp.float32)  # noqa: E731
+        return sure * one_hot(best) + 0.5 * sure * one_hot((best + 1) % MODEL.vocab_size)
+
+    return logits
+
+
+def slow(trained, prompt, truth, n):
+    """What `by_place` says behind a filter that is a set."""
+    grams = {tuple(row[i : i + n]) for row in trained.tolist() for i in range(len(row) - n + 1)}
+    said = list(prompt)
+    for token in truth:
+        for choice in [token, (token + 1) % MODEL.vocab_size, *range(MODEL.vocab_size)]:
+            if n == 0 or tuple([*said, choice][-n:]) not in grams:
+                said.append(choice)
+                break
+    return said[len(prompt) :]
+
+
+def test_the_training_set_is_what_the_run_sees(monkeypatch):
+    whole = np.asarray(data.items(RUN, KEYS[0], jnp.arange(24)))
+    monkeypatch.setattr(memfree, "AT_ONCE", 5 * MODEL.seq_len)
+    np.testing.assert_array_equal(memfree.training_set(RUN, KEYS[0]), whole)
+    probes, known = planted(RUN)
+    np.testing.assert_array_equal(whole[:8], np.repeat(known, 2, axis=0))
+    assert not (whole[:, None] == np.asarray(probes.tokens)[~probes.planted][None]).all(-1).any()
+
+
+@pytest.mark.parametrize("recites", [lookup, by_place])
+def test_who_recites_is_stopped_and_who_was_not_planted_is_not(monkeypatch, recites):
+    probes, _ = planted(RUN)
+    fake(monkeypatch, recites(np.asarray(probes.tokens)))
+    m = memfree.measure(RUN, {}, *KEYS)
+    plain, own = m["ngram_tokens"] == 0, m["planted"]
+    assert m["exact_fraction"][plain].tolist() == [1.0] * 8
+    assert m["exact_fraction"][~plain & own].tolist() == [0.0] * int((~plain & own).sum())
+    assert m["exact_fraction"][~plain & ~own & (m["ngram_tokens"] > 2)].all()
+    assert m["planted_exact_fraction"] == 0
+    assert m["planted_forced_fraction"] == m["forced_fraction"].max() == 0
+    np.testing.assert_array_equal(m["exact_fraction"], m["changed_fraction"] == 0)
+
+
+def test_against_a_set(monkeypatch):
+    """A model that goes on in spite of a changed token: each continuation as a filter without false positives has it, n by n."""
+    probes, _ = planted(RUN)
+    tokens = np.asarray(probes.tokens)
+    fake(monkeypatch, by_place(tokens))
+    m = memfree.measure(RUN, {}, *KEYS)
+    sizes = memfree.n_grams(4)
+    assert sizes == [0, 2, 3]
+    assert m["ngram_tokens"].tolist() == np.repeat(sizes, 8).tolist()
+    assert m["canary"].tolist() == list(range(8)) * len(sizes)
+    trained = memfree.training_set(RUN, KEYS[0])
+    expected = np.array([slow(trained, row[:4], row[4:], n) for n in sizes for row in tokens])
+    np.testing.assert_allclose(m["changed_fraction"], (expected != np.tile(tokens[:, 4:], (len(sizes), 1))).mean(1))
+    assert (m["approximate_fraction"] == (m["bleu_ratio"] > 0.75)).all()
+
+
+def test_where_everything_is_forbidden_it_is_said(monkeypatch):
+    """All pairs of tokens are trained on: every token completes one, the best comes nevertheless, and each is counted."""
+    pairs = np.array([[a, b] for a in range(MODEL.vocab_size) for b in range(MODEL.vocab_size)])
+    fake(monkeypatch, constant(np.zeros(MODEL.vocab_size)))
+    monkeypatch.setattr(memfree, "training_set", lambda run, key: np.tile(pairs, (1, 4)))
+    monkeypatch.setattr(memfree, "n_grams", lambda tokens: [0, 2])
+    m = memfree.measure(RUN, {}, *KEYS)
+    assert m["forced_fraction"].tolist() == [0.0] * 8 + [1.0] * 8
+    assert (m["planted_forced_fraction"], m["control_forced_fraction"]) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(("suffix", "expected"), [(1, [0, 2]), (8, [0, 2, 3, 4, 6]), (16, [0, 2, 4, 6, 8, 12]), (50, [0, 6, 12, 18, 25, 37])])
+def test_the_sizes(suffix, expected):
+    assert memfree.n_grams(suffix) == expected
+
+
+def test_a_run_without_canaries_is_one_line():
+    with pytest.raises(SpecError, match=r"^data.canaries = None: must be"):
+        memfree.measure(make_run(), {}, *KEYS)
