@@ -46,9 +46,10 @@ def analyse(tables: Mapping[str, pa.Table], *, reference: str, table: str = "lik
       carry: further columns of the runs to be taken along.
     Returns:
       a row for each checkpoint of the other runs that planted any: run_id, seed, n_params, n_items, exposures, the carried, n_count
-      planted, controls_count, references_count; reference_bits, memorized_bits, control_bits and signed_bits a sequence; memorized_fraction, the third of these
-      over reference_bits; total_bits, excess_total_bits, data_bits, data_bits_per_param; held_out_nats a control sequence; loss_auc and
-      loss_f1 of a threshold on the loss, reference_auc of one on signed, planted against controls (`roc.evaluate`). NaN without any.
+      planted, controls_count, references_count; reference_bits, memorized_bits, control_bits and signed_bits a sequence;
+      memorized_fraction, memorized over reference; total_bits, excess_total_bits, data_bits, data_bits_per_param; held_out_nats a
+      control sequence; loss_auc and loss_f1 of a threshold on the loss, reference_auc of one on signed, planted against controls
+      (`roc.evaluate`). NaN without any.
     Raises:
       SpecError: no such table. TableError: a column that is none. RowsError: no reference, or one of other sequences.
     Source: Morris et al. 2025 (arXiv 2505.24832), definitions in the plug-in form; the subtraction of controls: derived.
