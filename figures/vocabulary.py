@@ -40,7 +40,7 @@ def draw(table, result):
         joined(third, unused, "seq_len", "memorized_fraction_planted", "", plot.COLOURS[2], "D", 1.03)
     if "by_length" in result.fits:
         plot.law(third, result.fits["by_length"], "x", 28, 100, colour="0.4")
-    third.set(xlabel="tokens of a chunk of about 96 bytes", title=f"... is the length of a chunk (width {one})", ylim=(0, 1))
+    third.set(xlabel="tokens of a chunk of about 96 bytes", title=f"Extraction by length (width {one})", ylim=(0, 1))
     first.set(ylabel="share of planted chunks extracted", title="Extraction", ylim=(0, 1))
     second.set(ylabel="AUC of a threshold on the loss", title="Membership", ylim=(0.5, 1))
     fig.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=3)
