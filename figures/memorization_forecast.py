@@ -23,7 +23,7 @@ def draw(table, result):
     for i, r in enumerate(r for r in seen if np.isfinite(r["threshold_copies_count"])):
         bar(copies, r["n_params"], r, keys, plot.COLOURS[0], None if i else "measured, 90 %")
     for i, r in enumerate(chosen):
-        bar(copies, target * (1.12 + 0.06 * i), r, keys, plot.COLOURS[1], None if i else f"{said}, each seed")
+        bar(copies, target * (1.12 + 0.06 * i), r, keys, plot.COLOURS[1], None if i else f"{said},\neach seed, side by side")
     copies.set(xlabel="parameters", ylabel="copies for half to be memorized", title="How often must it be seen?", yscale="log")
     copies.set_yticks(ticks := [10, 20, 50, 100, 200], map(str, ticks))
     copies.minorticks_off()
@@ -32,7 +32,7 @@ def draw(table, result):
     count.plot(*measured, ".", color=plot.COLOURS[0], markersize=3, label="measured, each seed")
     for i, r in enumerate(chosen):
         share = {k: 100 * r[k] / r["n_count"] for k in ("forecast_count", "low_count", "high_count")}
-        bar(count, target * (1.12 + 0.06 * i), share, tuple(share), plot.COLOURS[1], None if i else f"{said}, each seed")
+        bar(count, target * (1.12 + 0.06 * i), share, tuple(share), plot.COLOURS[1], None if i else f"{said},\neach seed, side by side")
     count.set(xlabel="parameters", ylabel="planted sequences memorized (%)", title="How many?", ylim=(0, 100))
 
     for i, p in enumerate(sizes):

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from scalemem import analyses, optimizers
-from scalemem.analyses import effects, profile
+from scalemem.analyses import effects, profile, split
 from scalemem.spec import CanarySpec, DataSpec, ModelSpec, OptimizerSpec, Probe, RunSpec, SpecError, Stage, canonical_json
 
 STEPS = range(0, 81, 10)
@@ -150,3 +150,21 @@ def test_what_has_no_answer_is_nan():
     falling = effects.forecast(suite(lambda g, t, n, run: 1.0 if n != 20 else -1.0, sizes=(10, 20, 40)), outcome="nats").to_pylist()[0]
     assert falling["scale_ratio"] < 0
     assert math.isnan(falling["skill_fraction"])
+
+
+def test_a_combination_without_an_answer_is_left_out(monkeypatch):
+    from scalemem import analyses
+    from scalemem.tables import RowsError
+
+    runs = pa.table({"run_id": ["a", "b"], "seed": [1, 2]})
+
+    def picky(tables, *, only: float):
+        if tables["runs"]["seed"].to_pylist() != [only]:
+            raise RowsError("no rows")
+        return pa.table({"x": [1.0]})
+
+    monkeypatch.setattr(analyses, "check", lambda name, given: None)
+    monkeypatch.setattr(analyses, "run", lambda name, tables, given: picky(tables, **given))
+    assert split.analyse({"runs": runs}, analysis="picky", by=["seed"], options={"only": 2}).to_pylist() == [{"seed": 2, "x": 1.0}]
+    with pytest.raises(RowsError, match="no rows"):
+        split.analyse({"runs": runs}, analysis="picky", by=["seed"], options={"only": 3})

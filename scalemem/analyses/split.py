@@ -24,22 +24,28 @@ def analyse(tables: Mapping[str, pa.Table], *, analysis: str, by: Sequence[str],
       by: columns of the runs, or fields of their specs, such as "placement"; a name that several fields end in must be written longer.
       options: of that analysis.
     Returns:
-      its rows, combination after combination, with the values of `by` as columns.
+      its rows, combination after combination, with the values of `by` as columns; a combination whose rows allow no answer is left out.
     Raises:
-      SpecError: an unknown analysis, option or name. What the analysis raises.
+      SpecError: an unknown analysis, option or name. RowsError: of the last combination, if none has an answer.
     """
     import pyarrow as pa
 
     from scalemem import analyses
 
     analyses.check(analysis, options)
-    found = []
+    found, empty = [], None
     for key, part in parts(tables, by):
-        made = analyses.run(analysis, part, options)
+        try:
+            made = analyses.run(analysis, part, options)
+        except columns.RowsError as error:  # runs of another suite, say, that `where` leaves out
+            empty = error
+            continue
         for name, value in reversed(key.items()):
             if name not in made.column_names:
                 made = made.add_column(0, name, pa.array([value] * made.num_rows, pa.array([value]).type))
         found.append(made)
+    if not found and empty:
+        raise empty
     return pa.concat_tables(found, promote_options="permissive")
 
 
