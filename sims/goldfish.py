@@ -1,4 +1,4 @@
-"""Documents seen fifty times under goldfish losses that leave one target in K out, and under the standard one.
+"""Documents seen a hundred times under goldfish losses that leave one target in K out, and under the standard one.
 
 A document is 64 random tokens, so that a token never trained on is right with a probability of 1 / V: what is expected is known exactly.
 Source: Hans et al. 2024, "Be like a goldfish, don't memorize" (arXiv 2406.10209).
@@ -9,7 +9,7 @@ from scalemem import CanarySpec, DataSpec, ModelSpec, OptimizerSpec, Probe, RunS
 NEVER = 1e-9  # the probability that a control's document is planted
 
 
-def base(documents: int, copies: int, d: int = 32, vocab: int = 256, seq: int = 64, batch: int = 12, peak_lr: float = 2e-2) -> RunSpec:
+def base(documents: int, copies: int, d: int = 32, vocab: int = 64, seq: int = 64, batch: int = 6, peak_lr: float = 2e-2) -> RunSpec:
     """One pass over sequences of which a third are copies of the documents; as many documents are never planted."""
     canaries = CanarySpec(per_group=documents, copies=copies, controls=documents)
     return RunSpec(
@@ -34,7 +34,7 @@ def sweep(run: RunSpec, drop: list, seeds: int) -> Sweep:
 
 SWEEP = {
     "smoke": sweep(base(4, copies=12), [4], 2),
-    "laptop": sweep(base(32, copies=50), [2, 4, 8, 16, 32], 3),
-    "hour": sweep(base(128, copies=50, d=64, vocab=512), [2, 3, 4, 8, 16, 32, 64, 128], 8),
-    "gpu": sweep(base(2048, copies=50, d=256, vocab=4096, seq=256, batch=96, peak_lr=1e-2), [2, 3, 4, 8, 16, 32, 64, 128], 8),
+    "laptop": sweep(base(16, copies=100), [2, 4, 8, 16, 32], 4),
+    "hour": sweep(base(64, copies=100, d=64, vocab=256), [2, 3, 4, 8, 16, 32, 64, 128], 8),
+    "gpu": sweep(base(2048, copies=100, d=256, vocab=4096, seq=256, batch=96, peak_lr=1e-2), [2, 3, 4, 8, 16, 32, 64, 128], 8),
 }
