@@ -20,7 +20,10 @@ def draw(table, result):
 
     for i, copies in enumerate((8, 16, 32, 64)):
         rows = tables.where(result.tables[f"np_{copies}"], f"n_params == {largest}")[0]
-        _line(axes[1], rows, f"{copies}", i)
+        n, mean = _line(axes[1], rows, "", i)
+        half = int(np.argmax(mean >= 0.5 * mean[-1]))  # the label stands where half of it is reached, below if there is room
+        place = {"xytext": (5, -9)} if mean[half] > 0.1 else {"xytext": (0, 4), "ha": "right"}
+        axes[1].annotate(f"{copies} copies", (n[half], mean[half]), textcoords="offset points", color=plot.COLOURS[i], fontsize=7, **place)
         axes[1].axhline(np.mean(rows["greedy_fraction"].to_pylist()), color=plot.COLOURS[i], linewidth=0.9, linestyle="--")
     axes[1].set(title="By copies, p = 0.9; dashed: greedy", xlabel="samples, n")
 
@@ -38,7 +41,6 @@ def draw(table, result):
     plot.log_x(axes[2])
     axes[0].set_ylim(-0.03, 1.03)
     axes[0].legend(loc="upper left")
-    axes[1].legend(title="copies", loc="center right")
     axes[2].legend(loc="upper left")
     return fig
 
@@ -49,3 +51,4 @@ def _line(axis, rows, label, i, colour=None):
     n = sorted(set(rows["n_samples_count"].to_pylist()))
     values = np.array([[r["extractable_fraction"] for r in rows.to_pylist() if r["n_samples_count"] == k] for k in n])
     axis.plot(n, values.mean(1), color=colour, linewidth=0.8)
+    return n, values.mean(1)
