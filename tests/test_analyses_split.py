@@ -166,5 +166,6 @@ def test_a_combination_without_an_answer_is_left_out(monkeypatch):
     monkeypatch.setattr(analyses, "check", lambda name, given: None)
     monkeypatch.setattr(analyses, "run", lambda name, tables, given: picky(tables, **given))
     assert split.analyse({"runs": runs}, analysis="picky", by=["seed"], options={"only": 2}).to_pylist() == [{"seed": 2, "x": 1.0}]
-    with pytest.raises(RowsError, match="no rows"):
-        split.analyse({"runs": runs}, analysis="picky", by=["seed"], options={"only": 3})
+    for table, said in ((runs, "no rows"), (runs.slice(0, 0), "no run has finished")):
+        with pytest.raises(RowsError, match=said):
+            split.analyse({"runs": table}, analysis="picky", by=["seed"], options={"only": 3})

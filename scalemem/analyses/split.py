@@ -33,7 +33,7 @@ def analyse(tables: Mapping[str, pa.Table], *, analysis: str, by: Sequence[str],
     from scalemem import analyses
 
     analyses.check(analysis, options)
-    found, empty = [], None
+    found, empty = [], columns.RowsError("no run has finished; run the sweep")
     for key, part in parts(tables, by):
         try:
             made = analyses.run(analysis, part, options)
@@ -44,7 +44,7 @@ def analyse(tables: Mapping[str, pa.Table], *, analysis: str, by: Sequence[str],
             if name not in made.column_names:
                 made = made.add_column(0, name, pa.array([value] * made.num_rows, pa.array([value]).type))
         found.append(made)
-    if not found and empty:
+    if not found:
         raise empty
     return pa.concat_tables(found, promote_options="permissive")
 
