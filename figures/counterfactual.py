@@ -19,8 +19,8 @@ def draw(table, result):
             plot.points(axis, rows, x, y, name, plot.COLOURS[i], plot.MARKERS[i])
             at = sorted(set(rows[x].to_pylist()))
             axis.plot(at, [np.mean([r[y] for r in rows.to_pylist() if r[x] == v]) for v in at], color=plot.COLOURS[i], linewidth=0.7)
-        axis.set(xlabel=label, ylabel="fraction", title=title, ylim=(-0.05, 1.05))
-        plot.axis(axis.xaxis, rows[x].to_pylist())
+        axis.set(xlabel=label, ylabel="mean over sequences, 90 %", title=title, ylim=(-0.05, 1.05))
+        plot.axis(axis.xaxis, rows[x].to_pylist(), wide=20)
     handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncol=4)
 
@@ -28,6 +28,7 @@ def draw(table, result):
         rows, _ = tables.where(result.tables["duplicates"], f"kind == '{kind}'")
         axes[2].plot(rows["memorization"].to_pylist(), rows["extracted_rate"].to_pylist(), plot.MARKERS[i], color=plot.COLOURS[4 + i], markersize=2.5,
                      alpha=0.5, label=title.lower())
-    axes[2].set(xlabel="memorization", ylabel="extracted, of runs with it", title="A sequence each")
-    axes[2].legend(loc="upper left", fontsize=6)
+    axes[2].set(xlabel="memorization", ylabel="extracted, of runs with it", title="A point a sequence",
+                ylim=(-0.05, 1.3), yticks=np.arange(0, 6) / 5)
+    axes[2].legend(loc="upper left", markerscale=1.5)
     return fig
