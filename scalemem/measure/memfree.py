@@ -20,12 +20,12 @@ FALSE_POSITIVE_RATE = 1e-4
 
 
 def n_grams(suffix_tokens: int) -> list[int]:
-    """Lengths of the n-grams that are forbidden, in tokens: 1, 2, 3, 4 and 6 eighths of the suffix, at least 2; 0 forbids none.
+    """Lengths of the n-grams that are forbidden, in tokens: an eighth, a quarter, a half and all of the suffix, at least 2; 0 forbids none.
 
     >>> n_grams(32)
-    [0, 4, 8, 12, 16, 24]
+    [0, 4, 8, 16, 32]
     """
-    return [0, *sorted({max(2, suffix_tokens * part // 8) for part in (1, 2, 3, 4, 6)})]
+    return [0, *sorted({max(2, suffix_tokens * part // 8) for part in (1, 2, 4, 8)})]
 
 
 def training_set(run: RunSpec, data_key: Any) -> Int[np.ndarray, "N S"]:
