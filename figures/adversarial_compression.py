@@ -22,6 +22,7 @@ def draw(table, result):
     left.set_xticks(copies, [f"{c:.0f}" for c in copies])
     left.set_xticks([], minor=True)
     left.set(xlabel="copies in training", ylabel="share of sequences with a ratio above 1", ylim=(-0.05, 1.3), title="Planted, by copies")
+    left.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
     left.legend(title="parameters", loc="upper left", ncols=3)
 
     own = planted.group_by(["seed", "n_params"]).aggregate([("compressible_rate", "mean")])

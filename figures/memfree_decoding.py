@@ -24,6 +24,7 @@ def draw(table, result):
         axis.set_xscale("log", base=2)
         axis.set_xticks([*sizes, none], [*map(str, sizes), "none"])
         axis.set_xlabel("n: tokens of the n-grams that are forbidden")
+        axis.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
         axis.legend(loc="upper left")
     suffix = found[0]["seq_len"] // 2
     left.set(ylabel="share of suffixes", ylim=(-0.03, 1.2), title=f"Suffixes of {suffix} tokens behind a filter")

@@ -23,6 +23,7 @@ def sweep(run: RunSpec, drop: list, seeds: int) -> Sweep:
     """Objectives at equal tokens; K = 4 at equal supervised tokens, with 4/3 of all in each of as many steps; and no documents at all."""
     stage = run.stages[0]
     canaries = stage.data.canaries
+    assert canaries is not None
     copies = round(4 / 3 * canaries.copies)
     equal = {"objective": "goldfish_hashed_4", "batch_size": stage.batch_size * 4 // 3, "copies": copies,
              "n_items": 3 * canaries.per_group * copies}

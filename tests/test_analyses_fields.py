@@ -35,8 +35,21 @@ def test_runs_are_a_table_too_and_rows_are_chosen_by_a_field():
     assert found["peak_lr"].to_pylist() == [0.1, 0.1]
 
 
+def test_numbered_columns_become_rows():
+    wide = suite()
+    rows = [{**row, "rate_4": row["nats"] + 4, "rate_16": row["nats"] + 16, "size_4": 1} for row in wide["likelihood"].to_pylist()]
+    tables = {**wide, "likelihood": pa.Table.from_pylist(rows)}
+    found = analyse(tables, fields=["objective"], table="likelihood", number="k_tokens", where="k_tokens > 0").to_pylist()
+    assert len(found) == 2 * len(rows)
+    for row in found:
+        assert row["rate"] == row["nats"] + row["k_tokens"]
+        assert row["size"] == (1 if row["k_tokens"] == 4 else None)
+        assert not {"rate_4", "rate_16"} & row.keys()
+
+
 @pytest.mark.parametrize(("options", "error", "says"), [
     ({"fields": []}, SpecError, "at least one"), ({"fields": ["goal"]}, SpecError, "goal"),
+    ({"fields": ["objective"], "number": "k"}, SpecError, "no column ends in a number"),
     ({"fields": ["objective"], "table": "extraction"}, SpecError, "extraction"),
     ({"fields": ["objective"], "where": "nothing > 2"}, TableError, "nothing")])
 def test_what_cannot_be_is_one_line(options, error, says):

@@ -61,13 +61,14 @@ def test_who_recites_is_stopped_and_who_was_not_planted_is_not(monkeypatch, reci
     probes, _ = planted(RUN)
     fake(monkeypatch, recites(np.asarray(probes.tokens)))
     m = memfree.measure(RUN, {}, *KEYS)
-    plain, own = m["ngram_tokens"] == 0, m["planted"]
-    assert m["exact_fraction"][plain].tolist() == [1.0] * 8
-    assert m["exact_fraction"][~plain & own].tolist() == [0.0] * int((~plain & own).sum())
-    assert m["exact_fraction"][~plain & ~own & (m["ngram_tokens"] > 2)].all()
-    assert m["planted_exact_fraction"] == 0
-    assert m["planted_forced_fraction"] == m["forced_fraction"].max() == 0
-    np.testing.assert_array_equal(m["exact_fraction"], m["changed_fraction"] == 0)
+    own = m["planted"]
+    assert m["exact_fraction_0"].tolist() == [1.0] * 8
+    assert [m[f"exact_fraction_{n}"][own].tolist() for n in (2, 4)] == [[0.0] * 4] * 2
+    assert m["exact_fraction_4"][~own].all()
+    assert (m["planted_memfree_exact_fraction"], m["planted_memfree_forced_fraction"]) == (0, 0)
+    assert m["control_memfree_exact_fraction"] == (m["exact_fraction_2"] + m["exact_fraction_4"])[~own].mean() / 2
+    for n in (0, 2, 4):
+        np.testing.assert_array_equal(m[f"exact_fraction_{n}"], m[f"changed_fraction_{n}"] == 0)
 
 
 def test_against_a_set(monkeypatch):
@@ -76,14 +77,13 @@ def test_against_a_set(monkeypatch):
     tokens = np.asarray(probes.tokens)
     fake(monkeypatch, by_place(tokens))
     m = memfree.measure(RUN, {}, *KEYS)
-    sizes = memfree.n_grams(4)
-    assert sizes == [0, 2, 4]
-    assert m["ngram_tokens"].tolist() == np.repeat(sizes, 8).tolist()
-    assert m["canary"].tolist() == list(range(8)) * len(sizes)
+    assert memfree.n_grams(4) == [0, 2, 4]
+    assert m["canary"].tolist() == list(range(8))
     trained = memfree.training_set(RUN, KEYS[0])
-    expected = np.array([slow(trained, row[:4], row[4:], n) for n in sizes for row in tokens])
-    np.testing.assert_allclose(m["changed_fraction"], (expected != np.tile(tokens[:, 4:], (len(sizes), 1))).mean(1))
-    assert (m["approximate_fraction"] == (m["bleu_ratio"] > 0.75)).all()
+    for n in (0, 2, 4):
+        expected = np.array([slow(trained, row[:4], row[4:], n) for row in tokens])
+        np.testing.assert_allclose(m[f"changed_fraction_{n}"], (expected != tokens[:, 4:]).mean(1))
+        np.testing.assert_array_equal(m[f"approximate_fraction_{n}"], m[f"bleu_ratio_{n}"] > 0.75)
 
 
 def test_where_everything_is_forbidden_it_is_said(monkeypatch):
@@ -93,8 +93,8 @@ def test_where_everything_is_forbidden_it_is_said(monkeypatch):
     monkeypatch.setattr(memfree, "training_set", lambda run, key: np.tile(pairs, (1, 4)))
     monkeypatch.setattr(memfree, "n_grams", lambda tokens: [0, 2])
     m = memfree.measure(RUN, {}, *KEYS)
-    assert m["forced_fraction"].tolist() == [0.0] * 8 + [1.0] * 8
-    assert (m["planted_forced_fraction"], m["control_forced_fraction"]) == (1.0, 1.0)
+    assert (m["forced_fraction_0"].tolist(), m["forced_fraction_2"].tolist()) == ([0.0] * 8, [1.0] * 8)
+    assert (m["planted_memfree_forced_fraction"], m["control_memfree_forced_fraction"]) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize(("suffix", "expected"), [(1, [0, 2]), (8, [0, 2, 4, 8]), (16, [0, 2, 4, 8, 16]), (50, [0, 6, 12, 25, 50])])

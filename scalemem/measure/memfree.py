@@ -48,10 +48,11 @@ def measure(run: RunSpec, params: Params, data_key: Any, fresh_key: Any) -> dict
       data_key: key of its training set.
       fresh_key: not used.
     Returns:
-      a row a canary and n of `n_grams` (of the suffix), n by n: what `Probes.columns` gives, ngram_tokens (n; 0: no filter),
-      exact_fraction (1 where the suffix is right, else 0), bleu_ratio, approximate_fraction (1 where it is above .75), changed_fraction (of
-      the suffix's tokens, those that differ) and forced_fraction (of them, those that complete a forbidden n-gram, as all tokens
-      would). Of the run: planted_ and control_ means of exact, approximate and forced over the rows with a filter.
+      a row a canary: what `Probes.columns` gives and, for each n of `n_grams` (of the suffix's tokens; 0 is no filter),
+      exact_fraction_n (1 where the suffix is right, else 0), bleu_ratio_n, approximate_fraction_n (1 where BLEU is above .75),
+      changed_fraction_n (of the suffix's tokens, those that differ) and forced_fraction_n (those that complete a forbidden n-gram, as all
+      tokens would). Of the run: planted_ and control_ means over all filters, of memfree_exact_fraction, memfree_approximate_fraction
+      and memfree_forced_fraction.
     Raises:
       SpecError: a run without canaries, or with canaries of one token.
     Source: Ippolito et al. 2022 (arXiv 2210.17546), n = 10 for suffixes of 50 tokens, BLEU > .75.
@@ -61,16 +62,16 @@ def measure(run: RunSpec, params: Params, data_key: Any, fresh_key: Any) -> dict
     where = likelihood.suffix(probes)
     tokens = np.asarray(probes.tokens)
     prompts, truth = tokens[:, : where.start + 1], tokens[:, where.start + 1 : where.stop + 1]
-    trained, blocks = training_set(run, data_key), []
+    trained, table = training_set(run, data_key), {}
     for n in n_grams(truth.shape[1]):
         rule = memfree.build(trained, run.model.vocab_size, n, FALSE_POSITIVE_RATE) if n else None
         ours = generate.generate(run.model, params, prompts, truth.shape[1], ban=rule)
         forced = memfree.hits(rule, np.concatenate([prompts, ours], 1))[:, prompts.shape[1] :] if rule else np.zeros(ours.shape, bool)
         score = approximate.bleu(ours, truth)
-        blocks.append({**probes.columns(), "ngram_tokens": np.full(len(tokens), n), "exact_fraction": (ours == truth).all(1).astype(float),
-                       "bleu_ratio": score, "approximate_fraction": (score > approximate.THRESHOLD).astype(float),
-                       "changed_fraction": (ours != truth).mean(1), "forced_fraction": forced.mean(1)})
-    table = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    filtered = table["ngram_tokens"] > 0
-    kept = {name: table[name][filtered] for name in ("exact_fraction", "approximate_fraction", "forced_fraction")}
-    return {**table, **likelihood.averages(kept, table["planted"][filtered])}
+        columns = {"exact_fraction": (ours == truth).all(1).astype(float), "bleu_ratio": score,
+                   "approximate_fraction": (score > approximate.THRESHOLD).astype(float),
+                   "changed_fraction": (ours != truth).mean(1), "forced_fraction": forced.mean(1)}
+        table |= {f"{name}_{n}": column for name, column in columns.items()}
+    means = {f"memfree_{name}": np.mean([table[f"{name}_{n}"] for n in n_grams(truth.shape[1]) if n], axis=0)
+             for name in ("exact_fraction", "approximate_fraction", "forced_fraction")}
+    return {**probes.columns(), **table, **likelihood.averages(means, probes.planted)}
