@@ -58,6 +58,15 @@ def test_a_table_beside_another_whatever_the_order():
     assert a == b == [r | {"attack": "twice"} for r in matched.analyse({"likelihood": t}, scores=["level"]).to_pylist()]
 
 
+def test_runs_of_one_seed_and_size_are_not_mixed():
+    t = table(runs=1)
+    at = t.column_names.index("nats")
+    shifted = t.set_column(0, "run_id", [["other"] * t.num_rows]).set_column(at, "nats", [[x + 100 for x in t["nats"].to_pylist()]])
+    alone = matched.analyse({"likelihood": t}, scores=["-nats"])["auc"].to_pylist()
+    both = matched.analyse({"likelihood": pa.concat_tables([t, shifted])}, scores=["-nats"])["auc"].to_pylist()
+    assert both == pytest.approx(alone * 2)
+
+
 def test_members_that_were_never_planted():
     t = table().to_pylist()
     rows = pa.Table.from_pylist([r | {"planted": False, "copies": 0} for r in t])

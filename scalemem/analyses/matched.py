@@ -42,7 +42,8 @@ def analyse(tables: Mapping[str, pa.Table], *, scores: Sequence[str], table: str
     Source: Meeus et al. 2024 (arXiv 2402.09363): attacks on copyright traps in buckets of perplexity.
 
     >>> import pyarrow as pa
-    >>> t = pa.table({"seed": [0] * 4, "n_params": [9] * 4, "exposures": [1] * 4, "planted": [True, False] * 2, "nats": [1., 2., 9., 8.]})
+    >>> t = pa.table({"run_id": ["a"] * 4, "seed": [0] * 4, "n_params": [9] * 4, "exposures": [1] * 4, "planted": [True, False] * 2,
+    ...               "nats": [1., 2., 9., 8.]})
     >>> analyse({"likelihood": t}, scores=["-nats"], match="nats", strata=2)["auc"].to_pylist()
     [1.0, 0.0]
     """
@@ -50,7 +51,7 @@ def analyse(tables: Mapping[str, pa.Table], *, scores: Sequence[str], table: str
         raise SpecError(f"analysis.strata = {strata}: must be at least 1; write 3")
     found = panels.table_of(tables, table) if joined is None else beside(panels.table_of(tables, table), panels.table_of(tables, joined))
     rows = []
-    for key, part in panels.by(columns.where(found, where)[0], ["seed", "n_params", "exposures"]):
+    for key, part in panels.by(columns.where(found, where)[0], ["seed", "n_params", "exposures", "run_id"]):  # runs that differ in nothing else, too
         rest = part.filter(columns.mask(part, others))
         level = columns.compute(rest, match or "0 * seed").astype(float)
         edges = np.quantile(level, np.arange(1, strata) / strata) if len(level) else np.zeros(0)
