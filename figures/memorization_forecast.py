@@ -25,8 +25,7 @@ def draw(table, result):
     for i, r in enumerate(chosen):
         bar(copies, target * (1.12 + 0.06 * i), r, keys, plot.COLOURS[1], None if i else f"{said},\neach seed, side by side")
     copies.set(xlabel="parameters", ylabel="copies for half to be memorized", title="How often must it be seen?", yscale="log")
-    copies.set_yticks(ticks := [10, 20, 50, 100, 200], map(str, ticks))
-    copies.minorticks_off()
+    copies.set_yticks(ticks := [10, 20, 50, 100, 200], map(str, ticks), minor=False)
 
     measured = np.array([[r["n_params"], 100 * r["memorized_fraction_planted"]] for r in mine]).T
     count.plot(*measured, ".", color=plot.COLOURS[0], markersize=3, label="measured, each seed")
@@ -55,6 +54,7 @@ def draw(table, result):
         gain.errorbar(np.array(list(rows)) * (1 + 0.03 * k), [v.mean() for v in rows.values()], error, marker=plot.MARKERS[k], markersize=3,
                       linewidth=0.8, color=plot.COLOURS[k], label=label)
     gain.set(xlabel="parameters of the predictor", ylabel="F1, mean and 90 %", title=f"Which will {target:,} memorize?", ylim=(0, 1.02))
-    for axis, place in ((copies, "lower left"), (count, "upper left"), (gain, "lower right")):
-        plot.log_x(axis).legend(loc=place)
+    plot.log_x(copies).legend(loc="lower left")
+    plot.log_x(count).legend(loc="upper left")
+    plot.log_x(gain).legend(loc="lower right")
     return fig

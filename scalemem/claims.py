@@ -152,7 +152,8 @@ class _Study:
         from scalemem import analyses
 
         try:
-            return analyses.run(entry["kind"], ChainMap({"runs": self.table()}, self.measured), entry.get("options", {}))
+            found = ChainMap({"runs": self.table()}, self.measured)  # type: ignore[arg-type]
+            return analyses.run(entry["kind"], found, entry.get("options", {}))
         except TableError as error:
             raise RowsError(f"analysis {entry['name']}: {error}") from None
 

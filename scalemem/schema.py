@@ -15,10 +15,10 @@
       coverage  = {fit, where, [group of the fit is by its columns]}
       collapse  = {pooled = "fit", separate = "fit"}         residual sd of one curve for all over that of a curve each
 
-`table` is "runs" (the default), the name of a measure's table, an analysis or a reduce, or "fit.NAME": a row per group with its columns and each parameter's value, _low and
-_high; a fit on it carries the first fit's uncertainty, as shared by all its rows. A reduce has its group columns, the reduced column,
-`n_rows` and, for a mean, its standard deviation as `COLUMN_sd`. `replicates`
-are the columns that must agree for rows to differ by noise alone; a `spread` or other extreme of a reduced mean knows its noise by itself.
+`table` is "runs" (the default), the name of a measure's table, an analysis or a reduce, or "fit.NAME": a row per group with its columns and each
+parameter's value, _low and _high; a fit on it carries the first fit's uncertainty, as shared by all its rows. A reduce has its group columns, the
+reduced column, `n_rows` and, for a mean, its standard deviation as `COLUMN_sd`. `replicates` are the columns that must agree for rows to differ by
+noise alone; a `spread` or other extreme of a reduced mean knows its noise by itself.
 Expressions are those of `scalemem.expressions`, and may use a fitted parameter as `fit_name.parameter`.
 `where` in a fit or a reduce needs a `reason`. Sections may refer to each other in any order.
 """

@@ -378,7 +378,9 @@ def _legal(name: str, what: str) -> str:
 
 
 def _run_ids(rows: Rows) -> Iterable[Any]:
-    return rows.get("run_id", [None] * len(rows)) if isinstance(rows, columnar.Block) else (row.get("run_id") for row in rows)
+    if isinstance(rows, columnar.Block):
+        return rows.get("run_id", [None] * len(rows))
+    return (row.get("run_id") for row in rows)  # type: ignore[union-attr]
 
 
 def _checked(table: str, rows: Rows) -> Rows:

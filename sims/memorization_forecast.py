@@ -15,8 +15,9 @@ def size(d: int, layers: int = 1) -> dict:
 def suite(items: int, per_group: int, groups: int, batch: int, segments: int, vocab: int = 64, seq: int = 16, kind: str = "trap",
           seed: int = 0) -> RunSpec:
     """One pass over `items` sequences; canaries are drawn from the background source at temperatures of .5 to 3, or are passphrases."""
-    hot = {"coldest": 0.5, "hottest": 3.0} if kind == "trap" else {}
-    canaries = CanarySpec(per_group=per_group, groups=groups, copies=4, ratio=1.5, controls=2 * per_group, kind=kind, **hot)
+    coldest, hottest = (0.5, 3.0) if kind == "trap" else (1.0, 1.0)
+    canaries = CanarySpec(per_group=per_group, groups=groups, copies=4, ratio=1.5, controls=2 * per_group, kind=kind, coldest=coldest,
+                          hottest=hottest)
     return RunSpec(
         model=ModelSpec(d_model=16, n_layers=1, n_heads=4, vocab_size=vocab, seq_len=seq),
         stages=(Stage(data=DataSpec(n_items=items, generator="markov", zipf=1.2, canaries=canaries), exposures=1, batch_size=batch,

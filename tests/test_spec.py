@@ -141,7 +141,7 @@ def _malformed(number):
             new = rng.choice(WRONG)
             if old is None and new is None:
                 continue
-            if isinstance(old, str) and isinstance(new, str) and (place[-1] in ("corpus", "digest") or new.isascii() and new.isidentifier()):
+            if isinstance(old, str) and isinstance(new, str) and (place[-1] in ("corpus", "digest") or (new.isascii() and new.isidentifier())):
                 continue  # a name that no module has is found out by the registry, not here
             return place, new, _put(spec, place, new)
         if kind == "unknown" and isinstance(old, dict):

@@ -53,7 +53,8 @@ def noise_of_rows(values: np.ndarray, cells: np.ndarray) -> Noise | None:
 def statistic(values: np.ndarray, take: str, interval: float, noise: Noise | None = None) -> Measured:
     """A statistic of n values, with its interval.
 
-    mean has a t interval, median order statistics, share (of values that are 0 or 1) is Clopper and Pearson's. An extreme T, which is min, max, max_abs = max |v| or spread = (max - min) / mean, has
+    mean has a t interval, median order statistics, share (of values that are 0 or 1) Clopper and Pearson's. An extreme T, which is min, max,
+    max_abs = max |v| or spread = (max - min) / mean, has
 
         T +- |q - T|,  q the outer quantile of T(v_i + s_i t_i),  t_i = z_i sqrt(dof / chi^2_dof), z_i normal, chi^2 one for all
 
