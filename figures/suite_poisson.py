@@ -4,7 +4,7 @@ import json
 
 import matplotlib.pyplot as plt
 import numpy as np
-from scipy.stats import chi2, t
+from scipy.stats import chi2
 
 from scalemem import plot
 
@@ -14,8 +14,7 @@ BLOCKS = 12
 
 def mean(values):
     """Mean and half of its 90 % interval."""
-    values = np.asarray(values, float)
-    return values.mean(), t.ppf(0.95, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5 if len(values) > 2 else 0.0
+    return np.mean(values), plot.half_width(np.asarray(values, float))
 
 
 def draw(table, result):

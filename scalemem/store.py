@@ -377,13 +377,13 @@ def _legal(name: str, what: str) -> str:
     return name
 
 
-def _run_ids(rows: Rows) -> Iterable[Any]:
+def _run_ids(rows: Any) -> Iterable[Any]:
     if isinstance(rows, columnar.Block):
         return rows.get("run_id", [None] * len(rows))
-    return (row.get("run_id") for row in rows)  # type: ignore[union-attr]
+    return (row.get("run_id") for row in rows)
 
 
-def _checked(table: str, rows: Rows) -> Rows:
+def _checked(table: str, rows: Any) -> Any:
     _legal(table, "table")
     if table == "runs" and isinstance(rows, columnar.Block):
         raise StoreError("table runs: a block of columns; must be rows, one a run; pass a list of dicts")
@@ -393,7 +393,7 @@ def _checked(table: str, rows: Rows) -> Rows:
             raise StoreError(f"table {table}, row {number}: run_id = {str(key)[:80]!r}; must be a string; "
                              "set it to run_id(run)")
         if table == "runs":
-            row = rows[number]  # type: ignore[index]
+            row = rows[number]
             if row.get("status") not in STATUSES:
                 raise StoreError(f"table runs, row {number}: status = {str(row.get('status'))[:80]!r}; "
                                  f"must be {' or '.join(STATUSES)}; set it")

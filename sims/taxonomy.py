@@ -5,6 +5,8 @@ temperature of .2 to 3. In one more arm nothing is planted: nothing in its train
 Source: Prashanth et al. 2024, "Recite, reconstruct, recollect" (arXiv 2406.17746).
 """
 
+from dataclasses import replace
+
 from scalemem import CanarySpec, DataSpec, ModelSpec, OptimizerSpec, Probe, RunSpec, Stage, Sweep, grid, repeat
 
 
@@ -23,9 +25,9 @@ def base(items: int, per_group: int, batch: int, vocab: int = 32, seq: int = 16)
 
 
 def sweep(run: RunSpec, sizes: list, seeds: int, null_seeds: int) -> Sweep:
-    """Every size; and the last one without planting."""
+    """Every size; and the last one without planting, of seeds from 100 on."""
     null = {"size": grid(sizes[-1]), "include": grid(1e-9), "seed": repeat(null_seeds)}
-    return Sweep(run, {"size": grid(*sizes), "seed": repeat(seeds)}) + Sweep(run, null)
+    return Sweep(run, {"size": grid(*sizes), "seed": repeat(seeds)}) + Sweep(replace(run, seed=100), null)
 
 
 SWEEP = {
