@@ -34,8 +34,8 @@ def draw(table, result):
     for v in sorted(set(same["vocab_size"].to_pylist())):
         rows, _ = tables.where(same, f"vocab_size == {v}")
         joined(third, rows, "seq_len", "memorized_fraction_planted", "", plot.COLOURS[1], "s", 1)
-        third.annotate(f"{v:,}", (rows["seq_len"][0].as_py(), np.mean(rows["memorized_fraction_planted"].to_pylist())), xytext=(-18, 4) if v == 257 else (5, 4),
-                       textcoords="offset points", fontsize=7)
+        at = rows["seq_len"][0].as_py(), np.mean(rows["memorized_fraction_planted"].to_pylist())
+        third.annotate(f"{v:,}", at, xytext=(-18, 9) if v == 257 else (5, 4), textcoords="offset points", fontsize=7)
     if twin:
         joined(third, unused, "seq_len", "memorized_fraction_planted", "", plot.COLOURS[2], "D", 1.03)
     if "by_length" in result.fits:
