@@ -14,9 +14,9 @@ def draw(table, result):
     for row in found:
         row["kind"] = "planted" if row["planted"] else "never planted" if row["include"] == 1 else "never planted, trained without any"
         row["place"] = row["ngram_tokens"] or none
-    _series(left, found, "planted", "exact_fraction", "word for word", plot.COLOURS[0], "o")
+    _series(left, found, "planted", "exact_fraction", "word for word", plot.COLOURS[0], "o", 0.93)
     _series(left, found, "planted", "approximate_fraction", "BLEU above .75", plot.COLOURS[1], "s")
-    _series(left, found, "never planted", "approximate_fraction", "never planted, BLEU above .75", "0.5", "x")
+    _series(left, found, "never planted", "approximate_fraction", "never planted, BLEU above .75", "0.5", "x", 1.07)
     _series(right, found, "planted", "bleu_ratio", "planted", plot.COLOURS[2], "D")
     _series(right, found, "never planted", "bleu_ratio", "never planted", "0.5", "x")
     _series(right, found, "never planted, trained without any", "bleu_ratio", "never planted, trained without any", plot.COLOURS[4], "^")
@@ -33,9 +33,10 @@ def draw(table, result):
     return fig
 
 
-def _series(axis, rows, kind, column, label, colour, marker):
-    """Means of seeds at each n, joined where there is a filter."""
-    own = pa.Table.from_pylist([r for r in rows if r["kind"] == kind]).group_by(["seed", "place"]).aggregate([(column, "mean")])
+def _series(axis, rows, kind, column, label, colour, marker, beside=1.0):
+    """Means of seeds at each n (moved by a factor, to stand beside another), joined where there is a filter."""
+    moved = [{**r, "place": beside * r["place"]} for r in rows if r["kind"] == kind]
+    own = pa.Table.from_pylist(moved).group_by(["seed", "place"]).aggregate([(column, "mean")])
     plot.points(axis, own, "place", f"{column}_mean", label, colour, marker)
     mean = own.group_by("place").aggregate([(f"{column}_mean", "mean")]).sort_by("place").slice(0, len(set(own["place"].to_pylist())) - 1)
     axis.plot(mean["place"].to_pylist(), mean[f"{column}_mean_mean"].to_pylist(), color=colour, linewidth=0.8)
