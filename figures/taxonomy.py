@@ -35,6 +35,7 @@ def draw(table, result):
         plot.points(quality, shifted, "x", "f1", label, plot.COLOURS[i], plot.MARKERS[i] + "-")
     quality.set(xlabel="parameters", ylabel="F1 on held-out sequences", title="Told before looking")
     quality.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=1)
-    for axis in (part, dose, quality):
-        plot.log_x(axis)
+    plot.log_x(dose)
+    for axis in (part, quality):
+        plot.axis(axis.xaxis, sizes, most=2)
     return fig
