@@ -210,6 +210,7 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
     segment, states, curves = loaded or (0, program.start(k), {})
     finished = store.finished()
     open_ = {i: run for i, run in enumerate(p.runs) if run_id(run) not in finished}
+    taken: dict[int, record.Taken] = {i: {} for i in open_}
     each = any(probe.at == "segments" for probe in p.runs[0].probes)
     timed = {"work_seconds": 0.0, "work_flops": 0.0, "measure_seconds": 0.0}  # of the calls after the first, which compiles
     provenance = {"pack": p.id, "pack_size": p.size, "executor": how, "devices": max(1, devices), "host": socket.gethostname(),
@@ -224,7 +225,7 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
         for i, run in list(open_.items()):
             try:
                 if segment <= _segments(run):
-                    for name, rows in record.point(run, states, i, segment).items():
+                    for name, rows in record.point(run, states, i, segment, taken[i]).items():
                         curves.setdefault(run_id(run), {}).setdefault(name, []).append(rows)
             except Exception as error:  # whatever a measure raises
                 failed(open_.pop(i), error)
@@ -238,7 +239,7 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
             if segment < _segments(run):  # diverged: the rest of its work is done, too
                 report({"event": "progress", "flops": _flops(run, segment, _segments(run))})
             try:
-                row, last = record.final(run, jax.device_get(pack.unpack(states, i)))
+                row, last = record.final(run, jax.device_get(pack.unpack(states, i)), taken[i])
                 tables = curves.get(run_id(run), {})
                 for name, rows in last.items():
                     tables.setdefault(name, []).append(rows)

@@ -9,7 +9,7 @@ from conftest import MODEL, make_run
 
 from scalemem import generate, models, train
 from scalemem.data import canaries
-from scalemem.measure import likelihood, scoring
+from scalemem.measure import scoring
 from scalemem.spec import CanarySpec
 
 SEED = 3  # of which the canaries and controls of kind "random" all begin with different tokens
@@ -25,7 +25,7 @@ def make_canaries(model=MODEL, *, n_items=16, generator="uniform", seed=SEED, **
 
 def forget():
     """No program of a false model is kept."""
-    for cached in (likelihood._program, scoring._scorer, generate._program):
+    for cached in (scoring._program, generate._program):
         cached.cache_clear()
 
 

@@ -228,7 +228,7 @@ def test_attacks_by_part():
     assert [(r["seed"], r["copies"], r["attack"]) for r in rows] == [(s, c, a) for s in (0, 1) for c in (1, 2) for a in ("y", "holes")]
     one = inside[0] & (np.arange(60) % 2 == 0)
     want = roc.evaluate(np.concatenate([y[0, one], y[0, ~inside[0]]]), np.arange(one.sum() + (~inside[0]).sum()) < one.sum())
-    assert {k: rows[0][k] for k in attacks.RATES} == want
+    assert {k: rows[0][k] for k in roc.RATES} == want
     whole = attacks.analyse({"likelihood": table}, scores=["y"]).to_pylist()[0]
     assert (whole["n_members_count"], whole["n_others_count"]) == (inside[0].sum(), (~inside[0]).sum())
 

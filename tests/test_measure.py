@@ -82,13 +82,13 @@ def test_an_untrained_model_holds_nothing_within_its_error():
 def fake(monkeypatch, logits):
     """The measures see this function of the tokens in place of a model."""
     monkeypatch.setattr(models, "apply", lambda spec: lambda params, tokens: logits(tokens))
-    scoring._scorer.cache_clear()
+    scoring._program.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def _fresh_scorers():
     yield
-    scoring._scorer.cache_clear()
+    scoring._program.cache_clear()
 
 
 def test_a_model_that_guesses_holds_exactly_nothing(monkeypatch):

@@ -13,7 +13,6 @@ from scalemem.analyses import roc
 if TYPE_CHECKING:
     import pyarrow as pa
 
-RATES = ("n_members_count", "n_others_count", "auc", "auc_se", "f1", "f1_best", "tpr_at_fpr_1pct", "tpr_at_fpr_0p1pct")
 
 
 def analyse(tables: Mapping[str, pa.Table], *, scores: Sequence[str], table: str = "likelihood", where: str | None = None,
@@ -39,4 +38,4 @@ def analyse(tables: Mapping[str, pa.Table], *, scores: Sequence[str], table: str
                 score = np.concatenate([panels.number(members, name), panels.number(others, name)])
                 truth, keep = np.arange(len(score)) < members.num_rows, ~np.isnan(score)
                 rows.append({**key, **own, "attack": name, **roc.evaluate(score[keep], truth[keep])})
-    return panels.rows(rows, ("seed", "n_params", "exposures", *by, "attack", *RATES))
+    return panels.rows(rows, ("seed", "n_params", "exposures", *by, "attack", *roc.RATES))

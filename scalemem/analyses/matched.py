@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 KEYS = ("run_id", "exposures", "canary")
-RATES = ("n_members_count", "n_others_count", "auc", "auc_se", "f1", "f1_best", "tpr_at_fpr_1pct", "tpr_at_fpr_0p1pct")
 
 
 def analyse(tables: Mapping[str, pa.Table], *, scores: Sequence[str], table: str = "likelihood", joined: str | None = None,
@@ -66,7 +65,7 @@ def analyse(tables: Mapping[str, pa.Table], *, scores: Sequence[str], table: str
                     truth, keep = np.arange(len(score)) < np.sum(stratum == s), ~np.isnan(score)
                     rows.append({**key, **own, "stratum": s + 1, "match_mean": float(level[place == s].mean()) if (place == s).any() else math.nan,
                                  "attack": name, **roc.evaluate(score[keep], truth[keep])})
-    return panels.rows(rows, ("seed", "n_params", "exposures", *by, "stratum", "match_mean", "attack", *RATES))
+    return panels.rows(rows, ("seed", "n_params", "exposures", *by, "stratum", "match_mean", "attack", *roc.RATES))
 
 
 def beside(left: pa.Table, right: pa.Table) -> pa.Table:

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 ATTACKS = ("loss", "zlib", "min_k", "min_kpp", "reference", "source_reference", "lira_offline", "lira_online")
 EACH = ("run", "setting")
-RATES = ("n_members_count", "n_others_count", "auc", "auc_se", "f1", "f1_best", "tpr_at_fpr_1pct", "tpr_at_fpr_0p1pct")
-COLUMNS = ("attack", "shadows_count", *RATES, "auc_gain", "tpr_gain_at_fpr_1pct", "placebo_auc")
+COLUMNS = ("attack", "shadows_count", *roc.RATES, "auc_gain", "tpr_gain_at_fpr_1pct", "placebo_auc")
 READ = ("nats", "planted", "zlib_bits", "min_k_nats", "min_kpp_ratio", "source_nats")
 
 

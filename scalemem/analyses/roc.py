@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+RATES = ("n_members_count", "n_others_count", "auc", "auc_se", "f1", "f1_best", "tpr_at_fpr_1pct", "tpr_at_fpr_0p1pct")  # what `evaluate` gives
+
 
 class Ranking(NamedTuple):
     """Counts of those at or above each distinct score, the highest first: `true` of members, `false` of others."""

@@ -27,6 +27,7 @@ from jaxtyping import Array, Int
 from scalemem.spec import CanarySpec, ModelSpec, OptimizerSpec, Probe, RunSpec, SpecError
 
 HELD_OUT = 1 << 29  # items from here on are never trained on: fresh samples of the source, or a text's held-out chunks
+BACKGROUND = HELD_OUT + (1 << 27)  # held out, and no probe stands in them
 REFERENCE = 1 << 30  # items from here on are of a text's reference split
 
 

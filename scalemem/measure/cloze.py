@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from scalemem.data import canaries
-from scalemem.measure import likelihood
+from scalemem.measure import likelihood, scoring
 from scalemem.models import Params
 from scalemem.spec import ModelSpec, RunSpec
 
@@ -40,7 +40,7 @@ def candidate_nats(model: ModelSpec, params: Params, tokens: np.ndarray, place: 
     before it, is left out.
 
     Args:
-      model, params: the model, as in `likelihood.in_chunks`.
+      model, params: the model, as in `scoring.in_chunks`.
       tokens: passages, int [C, T].
       place: position of the masked token, from 0; at least 1.
       choices: candidates, int [C, K].
@@ -49,12 +49,12 @@ def candidate_nats(model: ModelSpec, params: Params, tokens: np.ndarray, place: 
     """
     rows = np.repeat(np.asarray(tokens), choices.shape[1], 0)
     rows[:, place] = choices.ravel()
-    nats = likelihood.in_chunks(model, params, rows, _nats)[0]
+    nats = scoring.in_chunks(model, params, rows, _nats)[0]
     return nats[:, place - 1 :].sum(-1, dtype=np.float64).reshape(choices.shape)
 
 
 def _nats(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array]:
-    return (likelihood.token_nats(logits, targets),)
+    return (scoring.token_nats(logits, targets),)
 
 
 def accuracy(nats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

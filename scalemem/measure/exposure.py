@@ -12,7 +12,7 @@ import numpy as np
 from scipy import special
 
 from scalemem.data import canaries
-from scalemem.measure import likelihood
+from scalemem.measure import likelihood, scoring
 from scalemem.models import Params
 from scalemem.spec import ModelSpec, RunSpec, SpecError
 
@@ -82,7 +82,7 @@ def extrapolated_bits(own: np.ndarray, others: np.ndarray) -> np.ndarray:
 def _last_choices(start: int, values: int):
     """Nats [C, values] of the tokens from column `start` on, with each of the first `values` tokens in the last place."""
     def reduce(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array]:
-        before = likelihood.token_nats(logits[:, start:-1], targets[:, start:-1]).sum(-1, keepdims=True)
+        before = scoring.token_nats(logits[:, start:-1], targets[:, start:-1]).sum(-1, keepdims=True)
         return (before - jax.nn.log_softmax(logits[:, -1])[:, :values],)
 
     return reduce
@@ -92,7 +92,7 @@ def filling_nats(model: ModelSpec, params: Params, tokens: np.ndarray, width: in
     """-log p of every filling of the last `width` tokens by the first `values` tokens of the vocabulary, given what stands before.
 
     Args:
-      model, params: the model, as in `likelihood.in_chunks`.
+      model, params: the model, as in `scoring.in_chunks`.
       tokens: int [C, T]; their own filling is not read.
       width: tokens in a filling, at most T - 1.
       values: values of a token.
@@ -102,12 +102,12 @@ def filling_nats(model: ModelSpec, params: Params, tokens: np.ndarray, width: in
     prefixes = np.stack(np.unravel_index(np.arange(values ** (width - 1)), (values,) * (width - 1)), -1) if width > 1 else np.zeros((1, 0), int)
     rows = np.repeat(np.asarray(tokens), len(prefixes), 0)
     rows[:, rows.shape[1] - width : rows.shape[1] - 1] = np.tile(prefixes, (len(tokens), 1))
-    nats = likelihood.in_chunks(model, params, rows, _last_choices(rows.shape[1] - width - 1, values))[0]
+    nats = scoring.in_chunks(model, params, rows, _last_choices(rows.shape[1] - width - 1, values))[0]
     return nats.reshape(len(tokens), -1).astype(np.float64)
 
 
 def _total(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array]:
-    return (likelihood.token_nats(logits, targets),)
+    return (scoring.token_nats(logits, targets),)
 
 
 def sampled_nats(model: ModelSpec, params: Params, tokens: np.ndarray, fillings: np.ndarray) -> np.ndarray:
@@ -116,7 +116,7 @@ def sampled_nats(model: ModelSpec, params: Params, tokens: np.ndarray, fillings:
     found = []
     for row in np.asarray(tokens):
         rows = np.concatenate([np.tile(row[:-width], (len(fillings), 1)), fillings], 1)
-        found.append(likelihood.in_chunks(model, params, rows, _total)[0][:, -width:].sum(-1, dtype=np.float64))
+        found.append(scoring.in_chunks(model, params, rows, _total)[0][:, -width:].sum(-1, dtype=np.float64))
     return np.stack(found)
 
 
@@ -150,7 +150,7 @@ def measure(run: RunSpec, params: Params, data_key: Any, fresh_key: Any) -> dict
         own = np.take_along_axis(nats, number[:, None], 1)[:, 0]
         others = nats[np.arange(nats.shape[1]) != number[:, None]].reshape(len(nats), -1)
     else:
-        own = likelihood.in_chunks(run.model, params, tokens, _total)[0][:, -width:].sum(-1, dtype=np.float64)
+        own = scoring.in_chunks(run.model, params, tokens, _total)[0][:, -width:].sum(-1, dtype=np.float64)
         others = sampled_nats(run.model, params, tokens, np.asarray(jax.random.randint(fresh_key, (SAMPLED, width), 0, values, jnp.int32)))
     columns = {"filling_nats": own, "exposure_bits": exposure_bits(own, others), "exposure_skew_bits": extrapolated_bits(own, others)}
     return {**probes.columns(), **columns, "exposure_limit_bits": math.log2(others.shape[1] + 1), **likelihood.averages(columns, probes.planted)}

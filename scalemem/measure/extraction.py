@@ -12,7 +12,7 @@ import numpy as np
 from scalemem import data
 from scalemem.data import canaries
 from scalemem.generate import generate
-from scalemem.measure import likelihood
+from scalemem.measure import scoring
 from scalemem.models import Params
 from scalemem.spec import ModelSpec, RunSpec
 
@@ -29,19 +29,19 @@ def contexts(length: int) -> list[int]:
 
 
 def _judged(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return likelihood.token_nats(logits, targets), logits.argmax(-1) == targets
+    return scoring.token_nats(logits, targets), logits.argmax(-1) == targets
 
 
 def teacher_forced(model: ModelSpec, params: Params, tokens: jax.Array) -> tuple[np.ndarray, np.ndarray]:
     """-log p of each token given those before it, in nats, and whether it is the likeliest; float64 and bool [N, S - 1], for tokens 2..S."""
-    nats, hits = likelihood.in_chunks(model, params, tokens, _judged)
+    nats, hits = scoring.in_chunks(model, params, tokens, _judged)
     return nats.astype(np.float64), hits
 
 
 def held_out_loss(run: RunSpec, params: Params, data_key: Any) -> float:
     """Mean loss a scored token, in nats, on background sequences that no run trains on and no probe stands in."""
     generator = data.get(run.stages[0].data.generator)
-    index = canaries.HELD_OUT + (1 << 27) + jnp.arange(HELD_OUT_SEQUENCES)
+    index = canaries.BACKGROUND + jnp.arange(HELD_OUT_SEQUENCES)
     nats, _ = teacher_forced(run.model, params, generator.items(run, data_key, index))
     return float(nats.mean())
 

@@ -81,7 +81,7 @@ def measure(run: RunSpec, params: Params, data_key: Any, fresh_key: Any) -> dict
     everything, second = likelihood.scored(probes), likelihood.suffix(probes)
     said = likelihood.token_statistics(run.model, params, probes.tokens)
     tokens = np.asarray(probes.tokens)[:, probes.first : probes.first + probes.length]
-    index = canaries.HELD_OUT + (1 << 27) + jnp.arange(BACKGROUND)
+    index = canaries.BACKGROUND + jnp.arange(BACKGROUND)
     background = np.asarray(data.get(run.stages[0].data.generator).items(run, data_key, index))
     count = np.maximum(np.bincount(background.ravel(), minlength=run.model.vocab_size), 0.5)
     memorized = said.greedy[:, second].all(1).astype(float)

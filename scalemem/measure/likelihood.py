@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,15 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from scalemem import data, models
+from scalemem import data
 from scalemem.data import canaries
 from scalemem.data.canaries import Probes
 from scalemem.measure import attacks
-from scalemem.measure.scoring import CHUNK_LOGITS
+from scalemem.measure.scoring import in_chunks, token_nats
 from scalemem.models import Params
 from scalemem.spec import ModelSpec, RunSpec, SpecError
-
-Reduction = Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]]
 
 
 class TokenStatistics(NamedTuple):
@@ -32,45 +28,6 @@ class TokenStatistics(NamedTuple):
     sigma: np.ndarray  # float64: standard deviation of log p_v under p, nats
     rank: np.ndarray  # int: 1 + the number of tokens that are likelier
     greedy: np.ndarray  # bool: greedy decoding takes this token
-
-
-@functools.lru_cache(maxsize=64)
-def _program(model: ModelSpec, reduce: Reduction):
-    apply = models.apply(model)
-
-    def run(params: Params, tokens: Int[Array, "C T"]):
-        with jax.default_matmul_precision("highest"):
-            logits = apply(params, tokens[:, :-1])
-        return reduce(logits, tokens[:, 1:])
-
-    return jax.jit(run)
-
-
-def in_chunks(model: ModelSpec, params: Params, tokens: Any, reduce: Reduction) -> tuple[np.ndarray, ...]:
-    """`reduce(logits, targets)` over sequences, some at a time, in float32 at the highest matmul precision.
-
-    Args:
-      model: the architecture; its compute_dtype and param_dtype are taken as float32.
-      params: its parameters.
-      tokens: int32 [N, T], T at most seq_len + 1; the model sees all but the last.
-      reduce: (logits [C, T - 1, V], targets [C, T - 1]) -> arrays of which the first axis is C. Programs are kept by its identity.
-    Returns:
-      the arrays, with N in the place of C.
-    """
-    exact = dataclasses.replace(model, compute_dtype="float32", param_dtype="float32")
-    params, tokens = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params), jnp.asarray(tokens, jnp.int32)
-    fits = max(1, CHUNK_LOGITS // (tokens.shape[1] * model.vocab_size))
-    chunk = min(fits, 1 << (len(tokens) - 1).bit_length())  # a power of two: few shapes to compile
-    padded = jnp.pad(tokens, ((0, -len(tokens) % chunk), (0, 0)))
-    parts = [_program(exact, reduce)(params, padded[i : i + chunk]) for i in range(0, len(padded), chunk)]
-    return tuple(np.concatenate([np.asarray(p) for p in column])[: len(tokens)] for column in zip(*parts, strict=True))
-
-
-def token_nats(logits: Float[Array, "C T V"], targets: Int[Array, "C T"]) -> Float[Array, "C T"]:
-    """-log p of the targets, nats: never below 0, accurate where p is near 1, inf where a logit is -inf."""
-    picked = jnp.take_along_axis(logits, targets[..., None], -1)
-    finite = jnp.where(jnp.isneginf(picked), 0, picked)
-    return jnp.where(jnp.isneginf(picked[..., 0]), jnp.inf, jax.nn.logsumexp(logits - finite, -1))
 
 
 def _statistics(logits: Float[Array, "C T V"], targets: Int[Array, "C T"]) -> tuple[jax.Array, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from scalemem import generate
 from scalemem.data import canaries
-from scalemem.measure import likelihood
+from scalemem.measure import likelihood, scoring
 from scalemem.models import Params
 from scalemem.spec import ModelSpec, RunSpec
 
@@ -49,14 +49,14 @@ def log_p_z(model: ModelSpec, params: Params, tokens: Any, start: int, scheme: S
     token. Exact for tiny p_z, of which the logarithm alone is a number.
 
     Args:
-      model, params: the model, as in `likelihood.in_chunks`.
+      model, params: the model, as in `scoring.in_chunks`.
       tokens: int32 [N, T].
       start: column of the first token that counts, in arrays over tokens 2..T.
       scheme: how samples are drawn.
     Returns:
       nats, float64 [N], at most 0.
     """
-    return likelihood.in_chunks(model, params, tokens, _picked(start, scheme))[0].sum(-1, dtype=np.float64)
+    return scoring.in_chunks(model, params, tokens, _picked(start, scheme))[0].sum(-1, dtype=np.float64)
 
 
 def samples_needed(log_p: np.ndarray, p: float) -> np.ndarray:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,9 @@ from scalemem.models import Params
 from scalemem.spec import ModelSpec
 
 CHUNK_LOGITS = 1 << 22  # logits held at once: 16 MiB
+
+
+Reduction = Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]]
 
 
 class Scores(NamedTuple):
@@ -45,18 +49,46 @@ def compensated_sum(x: Float[Array, "N T"]) -> tuple[Float[Array, " N"], Float[A
 
 
 @functools.lru_cache(maxsize=64)
-def _scorer(model: ModelSpec):
+def _program(model: ModelSpec, reduce: Reduction):
     apply = models.apply(model)
 
-    def score(params: Params, tokens: Int[Array, "C S"]):
+    def run(params: Params, tokens: Int[Array, "C T"]):
         with jax.default_matmul_precision("highest"):
             logits = apply(params, tokens[:, :-1])
-        target = tokens[:, 1:]
-        picked = jnp.take_along_axis(logits, target[..., None], -1)
-        nats = jax.nn.logsumexp(logits - picked, -1)  # never below 0, and accurate where p is near 1
-        return *compensated_sum(nats), (logits.argmax(-1) == target).all(-1)
+        return reduce(logits, tokens[:, 1:])
 
-    return jax.jit(score)
+    return jax.jit(run)
+
+
+def in_chunks(model: ModelSpec, params: Params, tokens: Any, reduce: Reduction) -> tuple[np.ndarray, ...]:
+    """`reduce(logits, targets)` over sequences, some at a time, in float32 at the highest matmul precision.
+
+    Args:
+      model: the architecture; its compute_dtype and param_dtype are taken as float32.
+      params: its parameters.
+      tokens: int32 [N, T], T at most seq_len + 1; the model sees all but the last.
+      reduce: (logits [C, T - 1, V], targets [C, T - 1]) -> arrays of which the first axis is C. Programs are kept by its identity.
+    Returns:
+      the arrays, with N in the place of C.
+    """
+    exact = dataclasses.replace(model, compute_dtype="float32", param_dtype="float32")
+    params, tokens = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params), jnp.asarray(tokens, jnp.int32)
+    fits = max(1, CHUNK_LOGITS // (tokens.shape[1] * model.vocab_size))
+    chunk = min(fits, 1 << (len(tokens) - 1).bit_length())  # a power of two: few shapes to compile
+    padded = jnp.pad(tokens, ((0, -len(tokens) % chunk), (0, 0)))
+    parts = [_program(exact, reduce)(params, padded[i : i + chunk]) for i in range(0, len(padded), chunk)]
+    return tuple(np.concatenate([np.asarray(p) for p in column])[: len(tokens)] for column in zip(*parts, strict=True))
+
+
+def token_nats(logits: Float[Array, "C T V"], targets: Int[Array, "C T"]) -> Float[Array, "C T"]:
+    """-log p of the targets, nats: never below 0, accurate where p is near 1, inf where a logit is -inf."""
+    picked = jnp.take_along_axis(logits, targets[..., None], -1)
+    finite = jnp.where(jnp.isneginf(picked), 0, picked)
+    return jnp.where(jnp.isneginf(picked[..., 0]), jnp.inf, jax.nn.logsumexp(logits - finite, -1))
+
+
+def _scores(logits: Float[Array, "C T V"], targets: Int[Array, "C T"]) -> tuple[jax.Array, ...]:
+    return *compensated_sum(token_nats(logits, targets)), (logits.argmax(-1) == targets).all(-1)
 
 
 def score(model: ModelSpec, params: Params, tokens: Int[Array, "N S"]) -> Scores:
@@ -67,11 +99,5 @@ def score(model: ModelSpec, params: Params, tokens: Int[Array, "N S"]) -> Scores
       params: its parameters.
       tokens: int32 [N, S].
     """
-    exact = dataclasses.replace(model, compute_dtype="float32", param_dtype="float32")
-    params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
-    fits = max(1, CHUNK_LOGITS // (model.seq_len * model.vocab_size))
-    chunk = min(fits, 1 << (len(tokens) - 1).bit_length())  # a power of two: few shapes to compile
-    padded = jnp.pad(tokens, ((0, -len(tokens) % chunk), (0, 0)))
-    parts = [_scorer(exact)(params, padded[i : i + chunk]) for i in range(0, len(padded), chunk)]
-    high, low, recalled = (np.concatenate([np.asarray(p[j]) for p in parts])[: len(tokens)] for j in range(3))
+    high, low, recalled = in_chunks(model, params, tokens, _scores)
     return Scores(high.astype(np.float64) + low.astype(np.float64), recalled)
