@@ -5,7 +5,19 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from scalemem.spec import CanarySpec, DataSpec, ModelSpec, OptimizerSpec, Probe, RunSpec, SpecError, Stage
+from scalemem.spec import (
+    CanarySpec,
+    DataSpec,
+    InjectSpec,
+    ModelSpec,
+    OptimizerSpec,
+    Probe,
+    ReplaySpec,
+    RunSpec,
+    SpecError,
+    Stage,
+    StrategySpec,
+)
 from scalemem.sweep import Sweep, grid, repeat, tune
 
 if TYPE_CHECKING:
@@ -18,8 +30,8 @@ __version__ = "0.1.0"
 
 _LAZY = {"Store": "store", "run": "launch", "fit": "fitting", "forecast": "forecasting", "backtest": "forecasting"}
 
-__all__ = ["CanarySpec", "DataSpec", "ModelSpec", "OptimizerSpec", "Probe", "RunSpec", "SpecError", "Stage", "Store", "Sweep", "backtest", "fit",
-           "forecast", "grid", "repeat", "run", "tune"]
+__all__ = ["CanarySpec", "DataSpec", "InjectSpec", "ModelSpec", "OptimizerSpec", "Probe", "ReplaySpec", "RunSpec", "SpecError", "Stage", "Store",
+           "StrategySpec", "Sweep", "backtest", "fit", "forecast", "grid", "repeat", "run", "tune"]
 
 
 def __getattr__(name: str) -> Any:

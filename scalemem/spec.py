@@ -83,7 +83,7 @@ class _Checked:
 
 def _name(cls: type) -> str:
     return {"ModelSpec": "model", "CanarySpec": "canaries", "DataSpec": "data", "OptimizerSpec": "optimizer", "Stage": "stage", "Probe": "probe",
-            "RunSpec": "run"}.get(cls.__name__, cls.__name__)
+            "ReplaySpec": "replay", "InjectSpec": "inject", "StrategySpec": "strategy", "RunSpec": "run"}.get(cls.__name__, cls.__name__)
 
 
 def _check(path: str, value: Any, hint: Any, legal: typing.Mapping[str, Any]) -> Any:
@@ -200,6 +200,16 @@ class DataSpec(_Checked):
     digest: str = _field("", doc="text: what scalemem.data.text.digest says of the corpus")
     tokenizer: str = _field("bytes", choices=("bytes", "bpe"), doc="text: bytes, or a BPE trained to the model's vocabulary")
     canaries: CanarySpec | None = _field(None, doc="what is planted")  # noqa: RUF009
+    first: int = _field(0, low=0, high=(1 << 30) - 1, doc="number of the first item: the set is items first .. first + n_items - 1")
+    variants: int = _field(1, low=1, high=1 << 10, doc="facts: sentences of a fact, the last one held out; item i is sentence i mod variants of its fact")
+    relations: int = _field(4, low=1, high=1 << 10, doc="facts: relations, each with its own words")
+    object_tokens: int = _field(2, low=1, high=64, doc="facts: tokens of an object")
+    domains: int = _field(2, low=2, high=1 << 10, doc="domains: how many, from one language to another in equal steps")
+    classes: int = _field(10, low=2, high=1 << 12, doc="prototypes: classes of sequences; digits have 10")
+    task_classes: int = _field(2, low=1, high=1 << 12, doc="digits, prototypes: classes of a task of a split stream")
+    per_class: int = _field(140, low=1, high=1 << 16, doc="digits, prototypes: training items of a class; digits have at most 140")
+    noise: float = _field(0.2, low=0, high=1, doc="prototypes: probability that a token of a sequence is drawn anew")
+    scenario: str = _field("class", choices=("task", "domain", "class"), doc="digits, prototypes: what is asked, see scalemem.data.labels")
 
 
 @dataclass(frozen=True)
@@ -218,6 +228,49 @@ class OptimizerSpec(_Checked):
     final_fraction: float = _field(0.0, low=0, high=1, doc="rate at the end, as a fraction of the peak")
 
 
+REPLAY_LAWS = ("uniform", "power", "exponential", "recent")
+TRAINED = ("all", "lora", "half", "head", "attention", "mlp", "prompt")
+
+
+@dataclass(frozen=True)
+class ReplaySpec(_Checked):
+    """Old items among the new: each row of a batch is, with probability `fraction`, an item of first .. first + n_items - 1 instead."""
+
+    fraction: float = _field(low=0, high=1, doc="probability that a row of a batch is an old item")
+    n_items: int = _field(low=1, high=(1 << 30) - 1, doc="the pool; one far larger than what is drawn is fresh data")
+    first: int = _field(0, low=0, high=(1 << 30) - 1, doc="number of the pool's first item")
+    law: str = _field("uniform", choices=REPLAY_LAWS, doc="which of the blocks of the pool an item is of, from the last block back")
+    blocks: int = _field(1, low=1, high=1 << 12, doc="equal parts of the pool, in the order in which they were learned")
+    exponent: float = _field(1.0, low=0, high=100, doc="power: P(block a ago) ~ a^-exponent; exponential: ~ exp(-a / exponent)")
+
+
+@dataclass(frozen=True)
+class InjectSpec(_Checked):
+    """Items put into the stream at chosen steps, in the place of the first rows of the batch."""
+
+    n_items: int = _field(low=1, high=1 << 20, doc="how many items, or facts where `variants` counts their sentences")
+    first: int = _field(0, low=0, high=(1 << 30) - 1, doc="number of the first of them")
+    times: int = _field(1, low=1, high=1 << 12, doc="encounters of each")
+    start: int = _field(0, low=0, high=(1 << 30) - 1, doc="step of the first encounter")
+    interval: float = _field(1.0, above=0, high=1e9, doc="steps from the first encounter to the second; below 1: several in one batch")
+    growth: float = _field(1.0, above=0, high=100, doc="encounter m is interval m^growth steps after the first: 1 even, above 1 ever rarer")
+    stagger: float = _field(0.0, low=0, high=1e6, doc="steps by which the schedule of each item is later than that of the one before")
+    paraphrase: bool = _field(False, doc="encounter m is sentence m of the fact (but the held-out one), and not always the first")
+
+
+@dataclass(frozen=True)
+class StrategySpec(_Checked):
+    """What is done against forgetting in a stage: a name in scalemem.strategies, and its numbers."""
+
+    name: str = _field(name=True, doc="a name in scalemem.strategies")
+    strength: float = _field(1.0, low=0, high=1e12, doc="weight of a penalty, margin of a projection: each says which")
+    items: int = _field(64, low=1, high=1 << 20, doc="old items that it reads: of a Fisher, a memory, a teacher's set")
+    first: int = _field(0, low=0, high=(1 << 30) - 1, doc="number of the first old item")
+    tasks: int = _field(1, low=1, high=1 << 10, doc="equal parts of those old items, one a task before")
+    decay: float = _field(1.0, low=0, high=1, doc="online EWC: what is kept of earlier importance; averages: of the average a step")
+    kind: str = _field("", doc="a variant, such as which Fisher; each says what is legal")
+
+
 @dataclass(frozen=True)
 class Stage(_Checked):
     """One stage of training: its data, how often each item is seen, in what order, and how."""
@@ -229,6 +282,12 @@ class Stage(_Checked):
     objective: str = _field("next_token", name=True, doc="a name in scalemem.objectives")
     order: str = _field("permuted", choices=("permuted", "sequential"), doc="a fresh permutation an epoch, or 0..n-1")
     segments: int = _field(1, low=1, high=1 << 12, doc="equal parts of an epoch, between which a run can be probed")
+    replay: ReplaySpec | None = _field(None, doc="old items among the new")  # noqa: RUF009
+    inject: InjectSpec | None = _field(None, doc="items at chosen steps")  # noqa: RUF009
+    strategy: StrategySpec | None = _field(None, doc="what is done against forgetting")  # noqa: RUF009
+    trains: str = _field("all", choices=TRAINED, doc="what is trained, see scalemem.trainable")
+    rank: int = _field(8, low=1, high=1 << 12, doc="lora: rank of the adapters; prompt: tokens of a prompt")
+    continued: bool = _field(False, doc="go on with the moments of the stage before; or start the optimizer afresh")
 
     def _check_together(self) -> None:
         if self.batch_size > self.data.n_items:
@@ -241,10 +300,15 @@ class Stage(_Checked):
 
 @dataclass(frozen=True)
 class Probe(_Checked):
-    """A measure and when it is taken: at the end, or also after 1, 2, 4, 8, ... segments of the epochs, or before the first and after each."""
+    """A measure and when it is taken.
+
+    end: of the run. powers_of_two: also after 1, 2, 4, 8, ... segments. segments: also before the first and after each. stages: before and
+    after every stage. log: before every stage and after 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 13, 16, ... segments of it, four an octave, and its end.
+    """
 
     measure: str = _field(name=True, doc="a name in scalemem.measure")
-    at: str = _field("end", choices=("end", "powers_of_two", "segments"))
+    at: str = _field("end", choices=("end", "powers_of_two", "segments", "stages", "log"))
+    most: int = _field(128, low=1, high=1 << 20, doc="facts, domains, tasks, drift: items of each source that are read")
 
 
 @dataclass(frozen=True)
@@ -257,14 +321,26 @@ class RunSpec(_Checked):
     seed: int = _field(0, low=0, high=(1 << 31) - 1)
 
     def _check_together(self) -> None:
-        if len(self.stages) != 1:
-            raise _error("run.stages", len(self.stages), "a list of exactly one stage",
-                         "runs of several stages are not trained by this version")
+        if not self.stages:
+            raise _error("run.stages", [], "a list of at least one stage", "add a Stage")
         for i, stage in enumerate(self.stages):
             self._check_canaries(f"stages[{i}].data", stage.data)
+            self._check_stage(i, stage)
         if not self.probes:
             raise _error("run.probes", [], "at least one probe", "add Probe('capacity'), or nothing is measured")
 
+    def _check_stage(self, i: int, stage: Stage) -> None:
+        """What a stage of several must share with the first, and what it may not have."""
+        same = dataclasses.replace(stage.data, n_items=self.stages[0].data.n_items, first=self.stages[0].data.first)
+        if same != self.stages[0].data:
+            raise _error(f"stages[{i}].data", stage.data, "that of the first stage but for first and n_items",
+                         "stages of a run read one source; choose their items by number")
+        if len(self.stages) > 1 and stage.data.canaries:
+            raise _error(f"stages[{i}].data.canaries", stage.data.canaries, "None in a run of several stages", "use inject")
+        if stage.continued and (i == 0 or {stage.trains, self.stages[i - 1].trains} & {"lora", "prompt"}
+                                or stage.optimizer.name != self.stages[i - 1].optimizer.name):
+            raise _error(f"stages[{i}].continued", True, "false for the first stage, adapters, or another optimizer than before",
+                         "start the optimizer afresh")
 
     def _check_canaries(self, path: str, data: DataSpec) -> None:
         canaries = data.canaries
