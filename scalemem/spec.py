@@ -166,10 +166,29 @@ class CanarySpec(_Checked):
     include: float = _field(1.0, above=0, high=1, doc="probability that a run plants a canary; the others are its controls")
     shared: bool = _field(False, doc="runs of all seeds have the same canaries (and differ in which they include)")
     placement: str = _field("anywhere", choices=PLACEMENTS, doc="where in an epoch the copies stand")
+    without: str = _field("", doc="numbers of canaries that no run plants, as '2,5-7'; `include` draws among the others")
 
     def _check_together(self) -> None:
         if self.hottest < self.coldest:
             raise _error("canaries.hottest", self.hottest, f"at least canaries.coldest = {self.coldest}", "raise it")
+        try:
+            legal = max(self.left_out, default=0) < self.per_group * self.groups and as_ranges(self.left_out) == self.without
+        except ValueError:
+            legal = False
+        if not legal:
+            raise _error("canaries.without", self.without, f"numbers of canaries below {self.per_group * self.groups}, ascending, neighbours as "
+                         "a range, such as '2,5-7'", "write it with scalemem.spec.as_ranges")
+
+    @functools.cached_property
+    def left_out(self) -> tuple[int, ...]:
+        """The numbers of `without`.
+
+        >>> CanarySpec(per_group=8, without="2,5-7").left_out
+        (2, 5, 6, 7)
+        """
+        ends = [part.split("-") for part in self.without.split(",")] if self.without else []
+        most = self.per_group * self.groups  # a range beyond it is refused before it is listed
+        return tuple(i for low, *high in ends for i in range(int(low), min(int(*high[:1] or [low]), most) + 1))
 
     @property
     def copies_by_group(self) -> tuple[int, ...]:
@@ -184,6 +203,21 @@ class CanarySpec(_Checked):
     def planted_items(self) -> int:
         """Items that the copies of all canaries take."""
         return self.per_group * sum(self.copies_by_group)
+
+
+def as_ranges(numbers: typing.Iterable[int]) -> str:
+    """Whole numbers as the text that `CanarySpec.without` takes.
+
+    >>> as_ranges([7, 2, 5, 6])
+    '2,5-7'
+    """
+    ends: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if ends and number == ends[-1][1] + 1:
+            ends[-1][1] = number
+        else:
+            ends.append([number, number])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in ends)
 
 
 @dataclass(frozen=True)
@@ -229,7 +263,7 @@ class OptimizerSpec(_Checked):
 
 
 REPLAY_LAWS = ("uniform", "power", "exponential", "recent")
-TRAINED = ("all", "lora", "half", "head", "attention", "mlp", "prompt")
+TRAINED = ("all", "lora", "half", "head", "attention", "mlp")
 
 
 @dataclass(frozen=True)
@@ -267,6 +301,8 @@ class StrategySpec(_Checked):
     items: int = _field(64, low=1, high=1 << 20, doc="old items that it reads: of a Fisher, a memory, a teacher's set")
     first: int = _field(0, low=0, high=(1 << 30) - 1, doc="number of the first old item")
     tasks: int = _field(1, low=1, high=1 << 10, doc="equal parts of those old items, one a task before")
+    every: int = _field(1, low=1, high=1 << 20, doc="old items of a task are so many numbers apart: 1, neighbours")
+    stride: int = _field(0, low=0, high=(1 << 30) - 1, doc="from the first old item of a task to that of the next; 0: items / tasks * every")
     decay: float = _field(1.0, low=0, high=1, doc="online EWC: what is kept of earlier importance; averages: of the average a step")
     kind: str = _field("", doc="a variant, such as which Fisher; each says what is legal")
 
@@ -286,7 +322,7 @@ class Stage(_Checked):
     inject: InjectSpec | None = _field(None, doc="items at chosen steps")  # noqa: RUF009
     strategy: StrategySpec | None = _field(None, doc="what is done against forgetting")  # noqa: RUF009
     trains: str = _field("all", choices=TRAINED, doc="what is trained, see scalemem.trainable")
-    rank: int = _field(8, low=1, high=1 << 12, doc="lora: rank of the adapters; prompt: tokens of a prompt")
+    rank: int = _field(8, low=1, high=1 << 12, doc="lora: rank of the adapters")
     continued: bool = _field(False, doc="go on with the moments of the stage before; or start the optimizer afresh")
 
     def _check_together(self) -> None:
@@ -337,7 +373,13 @@ class RunSpec(_Checked):
                          "stages of a run read one source; choose their items by number")
         if len(self.stages) > 1 and stage.data.canaries:
             raise _error(f"stages[{i}].data.canaries", stage.data.canaries, "None in a run of several stages", "use inject")
-        if stage.continued and (i == 0 or {stage.trains, self.stages[i - 1].trains} & {"lora", "prompt"}
+        if stage.replay and stage.replay.n_items < stage.replay.blocks:
+            raise _error(f"stages[{i}].replay.blocks", stage.replay.blocks, f"at most replay.n_items = {stage.replay.n_items}", "lower the blocks")
+        if stage.inject and stage.inject.n_items * stage.inject.times > 1 << 22:
+            raise _error(f"stages[{i}].inject.times", stage.inject.times, "at most 2^22 encounters in all", "inject fewer items, or less often")
+        if stage.inject and stage.inject.paraphrase and stage.data.variants < 3:
+            raise _error(f"stages[{i}].inject.paraphrase", True, "false where data.variants is below 3", "raise data.variants: the last one is held out")
+        if stage.continued and (i == 0 or "lora" in (stage.trains, self.stages[i - 1].trains)
                                 or stage.optimizer.name != self.stages[i - 1].optimizer.name):
             raise _error(f"stages[{i}].continued", True, "false for the first stage, adapters, or another optimizer than before",
                          "start the optimizer afresh")
@@ -353,6 +395,19 @@ class RunSpec(_Checked):
         if length > self.model.seq_len - max(canaries.offset, 0):
             raise _error(f"{path}.canaries.length", canaries.length, f"at most {self.model.seq_len - max(canaries.offset, 0)}, what a sequence "
                          "has room for after the offset", "shorten the canary or lower the offset")
+
+
+@functools.lru_cache(maxsize=4096)
+def at_stage(run: RunSpec, i: int) -> RunSpec:
+    """A run as one of its stages sees it: with that stage as its only one, and all else the same.
+
+    >>> m = ModelSpec(d_model=4, n_layers=0, n_heads=1, vocab_size=4, seq_len=4)
+    >>> s = Stage(data=DataSpec(n_items=8), optimizer=OptimizerSpec(peak_lr=0.02), exposures=1, batch_size=4)
+    >>> both = RunSpec(model=m, stages=(s, dataclasses.replace(s, exposures=2)), probes=(Probe("capacity"),))
+    >>> at_stage(both, 1).stages[0].exposures
+    2
+    """
+    return run if len(run.stages) == 1 else dataclasses.replace(run, stages=(dataclasses.replace(run.stages[i], continued=False),))
 
 
 def to_dict(spec: Any, *, defaults: bool = True) -> Any:
