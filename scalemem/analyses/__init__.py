@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # name -> module and function, imported when it is used
 ANALYSES: dict[str, str] = {
     "attacks": "attacks.analyse",
+    "continual": "continual.analyse",
     "count": "count.analyse",
     "counterfactual": "counterfactual.analyse",
     "dose": "dose.analyse",
@@ -34,6 +35,7 @@ ANALYSES: dict[str, str] = {
     "rate_lines": "rates.lines",
     "rates": "rates.analyse",
     "split": "split.analyse",
+    "stability": "stability.analyse",
     "taxonomy": "taxonomy.analyse",
     "thresholds": "dose.thresholds",
     "unintended": "unintended.analyse",
