@@ -28,7 +28,7 @@ def test_registry():
     assert analyses.get("lira") is lira.analyse
     for name in analyses.ANALYSES:
         assert {p.annotation for p in analyses.options(name).values()} <= analyses._LEGAL.keys(), name
-    with pytest.raises(SpecError, match=r"analysis\.name = 'none': must be one of attacks, count"):
+    with pytest.raises(SpecError, match=r"analysis\.name = 'none': must be one of attacks, continual"):
         analyses.get("none")
 
 
