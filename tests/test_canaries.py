@@ -10,7 +10,7 @@ from conftest import MODEL, make_run, one, trained
 
 from scalemem import accounting, data, execute, measure, train
 from scalemem.data import canaries, order
-from scalemem.spec import CanarySpec, DataSpec, ModelSpec, Probe, RunSpec, SpecError
+from scalemem.spec import CanarySpec, DataSpec, ModelSpec, Probe, RunSpec, SpecError, as_ranges, run_id
 
 N = 64
 
@@ -85,6 +85,38 @@ def test_what_a_run_includes_is_drawn_by_its_seed_and_what_is_shared_is_the_same
         assert ((p.first_step >= 0) == p.planted).all()
     own = [np.asarray(canaries.probes(planted(seed=seed), train.key(seed, "data")).tokens) for seed in (0, 1)]
     assert not (own[0] == own[1]).all(1).any()
+
+
+def test_chosen_canaries_are_left_out_and_all_else_stays():
+    whole, less = planted(shared=True), planted(shared=True, without="1,4-5")
+    assert run_id(planted(without="")) == run_id(planted())
+    assert run_id(less) != run_id(whole)
+    before, after = (canaries.probes(run, train.key(0, "data")) for run in (whole, less))
+    np.testing.assert_array_equal(before.tokens, after.tokens)
+    assert np.flatnonzero(before.planted & ~after.planted).tolist() == [1, 4, 5]
+    assert not (after.planted & ~before.planted).any()
+    assert after.copies[[1, 4, 5]].tolist() == [0, 0, 0]
+    items, left = training_set(whole), training_set(less)
+    gone = np.isin(canaries.layout(less.stages[0].data.canaries).canary, [1, 4, 5])
+    np.testing.assert_array_equal(items[:21][~gone], left[:21][~gone])
+    np.testing.assert_array_equal(items[21:], left[21:])
+    bare = dataclasses.replace(less, stages=(dataclasses.replace(less.stages[0], data=DataSpec(n_items=N, generator="markov")),))
+    np.testing.assert_array_equal(left[:21][gone], training_set(bare)[:21][gone])
+
+
+def test_the_draw_of_include_is_the_same_among_those_that_are_not_left_out():
+    runs = [planted(per_group=20, groups=1, include=0.5, without=text) for text in ("", "0-9")]
+    drawn, less = (canaries.probes(run, train.key(0, "data")).planted for run in runs)
+    assert not less[:10].any()
+    np.testing.assert_array_equal(less[10:], drawn[10:])
+    assert drawn[:10].any()
+
+
+@pytest.mark.parametrize("text", ["x", "3,2", "2,3", "9", "1-", "-1", "0-99999999999", " 1", "1,1", "01", "1-2-3"])
+def test_a_list_of_canaries_has_one_way_to_be_written(text):
+    with pytest.raises(SpecError, match=r"canaries.without = .* must be numbers of canaries below 9"):
+        CanarySpec(per_group=3, groups=3, without=text)
+    assert CanarySpec(per_group=3, groups=3, without=as_ranges([8, 2, 3, 4, 2])).left_out == (2, 3, 4, 8)
 
 
 @pytest.mark.parametrize("placement", ["anywhere", "early", "late", "massed", "spaced"])

@@ -9,7 +9,8 @@ template    of odd number: a motif of `word_length` random tokens again and agai
             vocabulary, so that what follows can be worked out; of even number: a trap, in which it cannot
 
 The planted copies are the first items of the data set, group after group; the order of the epoch (`order.permutation`) decides when
-each is seen. A canary that a run does not include leaves its items to the background, and is one of the run's controls.
+each is seen. A canary that a run does not include, by the draw of its seed or because `without` names it, leaves its items to the
+background, and is one of the run's controls.
 """
 
 from __future__ import annotations
@@ -109,11 +110,12 @@ def contents(run: RunSpec, generator: ModuleType, key: jax.Array, canary: Int[Ar
 
 
 def included(run: RunSpec, key: jax.Array, canary: Int[Array, " B"]) -> jax.Array:
-    """Whether a run of this key plants each of these canaries, bool [B]; never a control."""
+    """Whether a run of this key plants each of these canaries, bool [B]; never a control, and none that is left out by its number."""
     spec = run.stages[0].data.canaries
     assert spec is not None
     draw = jax.vmap(lambda c: jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, 0x494E434C), c)))(canary)
-    return (canary < spec.per_group * spec.groups) & (draw < spec.include)
+    planted = (canary < spec.per_group * spec.groups) & (draw < spec.include)
+    return planted & ~jnp.isin(canary, jnp.asarray(spec.left_out)) if spec.without else planted
 
 
 def overlay(run: RunSpec, generator: ModuleType, key: jax.Array, index: Int[Array, " B"], background: Int[Array, "B S"]) -> Int[Array, "B S"]:
