@@ -18,6 +18,7 @@ ANALYSES: dict[str, str] = {
     "continual": "continual.analyse",
     "count": "count.analyse",
     "counterfactual": "counterfactual.analyse",
+    "cumulative_decay": "weight_decay.analyse",
     "dose": "dose.analyse",
     "duplicates": "duplicates.analyse",
     "effects": "effects.analyse",
