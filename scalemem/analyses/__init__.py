@@ -24,6 +24,7 @@ ANALYSES: dict[str, str] = {
     "effects": "effects.analyse",
     "fields": "fields.analyse",
     "influence": "counterfactual.influence",
+    "linear_tasks": "linear_tasks.analyse",
     "lira": "lira.analyse",
     "matched": "matched.analyse",
     "matrix": "matrix.analyse",
