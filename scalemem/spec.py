@@ -238,11 +238,12 @@ class DataSpec(_Checked):
     variants: int = _field(1, low=1, high=1 << 10, doc="facts: sentences of a fact, the last one held out; item i is sentence i mod variants of its fact")
     relations: int = _field(4, low=1, high=1 << 10, doc="facts: relations, each with its own words")
     object_tokens: int = _field(2, low=1, high=64, doc="facts: tokens of an object")
-    domains: int = _field(2, low=2, high=1 << 10, doc="domains: how many, from one language to another in equal steps")
+    domains: int = _field(2, low=2, high=1 << 10, doc="domains: how many, from one language to another in equal steps; linear_tasks: tasks")
     classes: int = _field(10, low=2, high=1 << 12, doc="prototypes: classes of sequences; digits have 10")
     task_classes: int = _field(2, low=1, high=1 << 12, doc="digits, prototypes: classes of a task of a split stream")
     per_class: int = _field(140, low=1, high=1 << 16, doc="digits, prototypes: training items of a class; digits have at most 140")
-    noise: float = _field(0.2, low=0, high=1, doc="prototypes: probability that a token of a sequence is drawn anew")
+    noise: float = _field(0.2, low=0, high=1, doc="prototypes: probability that a token of a sequence is drawn anew; linear_tasks: its sd")
+    similarity: float = _field(0.0, low=0, high=1, doc="linear_tasks: inner product of the true unit weights of any two tasks")
     scenario: str = _field("class", choices=("task", "domain", "class"), doc="digits, prototypes: what is asked, see scalemem.data.labels")
 
 
