@@ -5,6 +5,7 @@ L, d, V, S: `n_layers`, `d_model`, `vocab_size`, `seq_len`; h: width of the gate
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -26,7 +27,7 @@ def n_params(model: ModelSpec) -> int:
 
     P = V d + S d + L (12 d^2 + 13 d) + 2 d for the defaults. Every linear layer has a bias except the head. rmsnorm
     drops the d biases of each norm, rotary the S d positions; swiglu replaces the MLP's 8 d^2 + 5 d by 3 d h + 2 h + d;
-    an untied head adds V d.
+    an untied head adds V d. arch "mlp": S V d + d + max(L - 1, 0) (d^2 + d) + d V + V, whatever the other fields say.
 
     >>> n_params(ModelSpec(d_model=128, n_layers=2, n_heads=4, vocab_size=2048, seq_len=64))
     667136
@@ -34,6 +35,8 @@ def n_params(model: ModelSpec) -> int:
     Source: Morris et al. 2025 (arXiv 2505.24832); reproduces every parameter count in the capacity table there.
     """
     d, h = model.d_model, mlp_width(model)
+    if model.arch == "mlp":
+        return model.seq_len * model.vocab_size * d + d + max(model.n_layers - 1, 0) * (d * d + d) + d * model.vocab_size + model.vocab_size
     norm = 2 * d if model.norm == "layernorm" else d
     attention = (d * 3 * d + 3 * d) + (d * d + d)
     mlp = (d * h + h) + (h * d + d) + ((d * h + h) if model.mlp == "swiglu" else 0)
@@ -48,8 +51,8 @@ def steps(stage: Stage) -> int:
 
 
 def scored_tokens(model: ModelSpec, stage: Stage) -> int:
-    """Tokens whose loss is trained on in a stage: exposures * n_items * (S - 1); the first token is given."""
-    return stage.exposures * stage.data.n_items * (model.seq_len - 1)
+    """Tokens whose loss is trained on in a stage: exposures * n_items * (S - 1), for the first is given; of labelled items one each, the label."""
+    return stage.exposures * stage.data.n_items * (1 if stage.objective.startswith("label") else model.seq_len - 1)
 
 
 def tokens(model: ModelSpec, stage: Stage) -> int:
@@ -69,12 +72,41 @@ def train_flops(run: RunSpec) -> float:
     >>> train_flops(RunSpec(model=m, stages=(s,), probes=(Probe("capacity"),))) / 310
     110208.0
     """
-    model = run.model
-    d, n_layers = model.d_model, model.n_layers
+    return sum(stage_flops(run.model, stage) for stage in run.stages)
+
+
+def stage_flops(model: ModelSpec, stage: Stage) -> float:
+    """Floating-point operations of training one stage, as if everything were trained and nothing done against forgetting.
+
+    An item of arch "mlp" costs 6 ((S - 1) d + max(L - 1, 0) d^2 + V d): the first layer adds a row of its weights for each of S - 1 one-hot tokens.
+    """
+    d, n_layers, n_items = model.d_model, model.n_layers, stage.exposures * stage.data.n_items
+    if model.arch == "mlp":
+        return 6.0 * n_items * ((model.seq_len - 1) * d + max(n_layers - 1, 0) * d * d + model.vocab_size * d)
     mlp_matrices = (2 if model.mlp == "gelu" else 3) * d * mlp_width(model)
     matrices = n_layers * (4 * d * d + mlp_matrices) + model.vocab_size * d
     position = 6 * matrices + 12 * n_layers * (model.seq_len - 1) * d
-    return float(position * sum(scored_tokens(model, stage) for stage in run.stages))
+    return float(position * n_items * (model.seq_len - 1))
+
+
+def of_stages(run: RunSpec) -> dict[str, Any]:
+    """What the stages of a run of several are made of, in columns stage0_n_items, stage1_replay_fraction, ...; {} for a run of one.
+
+    A replay's, injection's and strategy's columns are there where a stage has one.
+    """
+    found: dict[str, Any] = {}
+    for i, stage in enumerate(run.stages if len(run.stages) > 1 else ()):
+        row = {"first": stage.data.first, "n_items": stage.data.n_items, "exposures": stage.exposures, "batch_size": stage.batch_size,
+               "steps": steps(stage), "peak_lr": stage.optimizer.peak_lr, "weight_decay": stage.optimizer.weight_decay,
+               "objective": stage.objective, "trains": stage.trains, "continued": stage.continued}
+        if stage.trains == "lora":
+            row["rank"] = stage.rank
+        for name in ("replay", "inject", "strategy"):
+            part = getattr(stage, name)
+            if part is not None:
+                row |= {f"{name}_{f.name}": getattr(part, f.name) for f in dataclasses.fields(part)}
+        found |= {f"stage{i}_{name}": value for name, value in row.items()}
+    return found
 
 
 def data_bits(run: RunSpec) -> float:
@@ -125,4 +157,5 @@ def summary(run: RunSpec) -> dict[str, Any]:
         "data_bits": data_bits(run),
         "data_bits_all_tokens": data_bits_all_tokens(run),
         "data_bits_per_param": data_bits(run) / n_params(model),
+        **of_stages(run),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import statistics
@@ -12,9 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from scalemem import __version__, accounting, checkpoint, columnar, data, measure, objectives, optimizers, pack, record, train
+from scalemem import __version__, accounting, checkpoint, columnar, data, measure, objectives, optimizers, pack, record, strategies, train
+from scalemem.data import schedule
 from scalemem.pack import Pack
-from scalemem.spec import RunSpec, SpecError, from_dict, run_id, to_dict
+from scalemem.spec import RunSpec, SpecError, at_stage, from_dict, run_id, to_dict
 from scalemem.store import Store
 
 FLOPS_PER_CORE = 25e9  # the training rate of small models on a CPU core, where a store has timed none
@@ -31,26 +33,30 @@ def check(runs: Sequence[RunSpec]) -> None:
     from scalemem import models
 
     for run in {pack_key(run): run for run in runs}.values():
-        stage = run.stages[0]
-        objectives.get(stage.objective)
-        optimizers.get(stage.optimizer.name)
+        for stage in run.stages:
+            objectives.get(stage.objective)
+            optimizers.get(stage.optimizer.name)
+        strategies.check(run)
         measure.check(run)
         models.shape(run.model)
     for run in runs:
-        data.check(run)
-        if accounting.steps(run.stages[0]) >= 1 << 31:
-            raise SpecError(f"stage.exposures = {run.stages[0].exposures}: must be fewer than 2^31 steps in all (now "
-                            f"{accounting.steps(run.stages[0])}); lower the exposures or raise the batch")
+        for i, stage in enumerate(run.stages):
+            view, steps = at_stage(run, i), accounting.steps(stage)
+            data.check(view)
+            if steps >= 1 << 31:
+                raise SpecError(f"stage.exposures = {stage.exposures}: must be fewer than 2^31 steps in all (now {steps}); lower the exposures or "
+                                "raise the batch")
+            schedule.check(view, steps)
 
 
-def pack_key(run: RunSpec) -> RunSpec:
-    """What runs of one compiled program have in common."""
-    return train.Shape.of(run).run
+def pack_key(run: RunSpec) -> tuple[RunSpec, tuple[int, ...]]:
+    """What runs of one compiled program have in common; those of several stages are as long in each, too, so that they end it together."""
+    return train.Shape.of(run).run, tuple(record.segments(run, i) for i in range(len(run.stages))) if len(run.stages) > 1 else ()
 
 
 def _micro_batch(runs: Sequence[RunSpec], how: str) -> int:
     """Rows a forward pass: on a CPU those that leave least padding near what the caches like, elsewhere the largest batch."""
-    batches = {run.stages[0].batch_size for run in runs}
+    batches = {stage.batch_size for run in runs for stage in run.stages}
     if how != "map":
         return max(batches)
     most = max(1, 2 * train.MICRO_BATCH_TOKENS // runs[0].model.seq_len)
@@ -59,7 +65,7 @@ def _micro_batch(runs: Sequence[RunSpec], how: str) -> int:
 
 def seconds(run: RunSpec) -> float:
     """Estimated time of a run on one core. Plans rest on it, so it depends on the run alone, not on what a store has timed."""
-    return accounting.train_flops(run) / FLOPS_PER_CORE + accounting.steps(run.stages[0]) * 3e-5 + 0.05
+    return accounting.train_flops(run) / FLOPS_PER_CORE + sum(map(accounting.steps, run.stages)) * 3e-5 + 0.05
 
 
 def plan(runs: Sequence[RunSpec], store: Store | None = None, how: str = "map", devices: int = 1) -> list[Pack]:
@@ -91,7 +97,7 @@ def plan(runs: Sequence[RunSpec], store: Store | None = None, how: str = "map", 
         sweep.setdefault(pack_key(run), []).append(run)
     groups: dict[Any, list[RunSpec]] = {}
     for run in todo.values():
-        together = () if how == "map" else (run.stages[0].data.n_items, run.stages[0].batch_size)
+        together = () if how == "map" else tuple((stage.data.n_items, stage.batch_size) for stage in run.stages)
         groups.setdefault((pack_key(run), together), []).append(run)
     packs = []
     for (key, _), members in groups.items():
@@ -99,7 +105,8 @@ def plan(runs: Sequence[RunSpec], store: Store | None = None, how: str = "map", 
         short = how != "map" or seconds(members[len(members) // 2]) < SHORT_RUN_S
         size = PACK_SIZE if short else 1
         size = -(-size // devices) * devices
-        shape = train.Shape.of(members[0], max(r.stages[0].data.n_items for r in sweep[key]), _micro_batch(sweep[key], how))
+        slots, *later = (max(r.stages[i].data.n_items for r in sweep[key]) for i in range(len(members[0].stages)))
+        shape = train.Shape.of(members[0], slots, _micro_batch(sweep[key], how), tuple(later))
         packs += [Pack(shape, tuple(members[i : i + size]), size) for i in range(0, len(members), size)]
     return resumed + sorted(packs, key=pack_seconds, reverse=True)
 
@@ -132,7 +139,7 @@ def left(packs: Sequence[Pack], store: Store | None = None, how: str = "map", de
         done = checkpoint.epochs(folder)[-1] if folder and _suits(checkpoint.load_pack(folder), how, devices) else 0
         for run in p.runs:
             if run_id(run) not in finished:
-                work = _flops(run, done, _segments(run))
+                work = _flops(run, done, _total(run))
                 share = work / max(1.0, accounting.train_flops(run))
                 runs, flops, time_s = runs + 1, flops + work, time_s + (work / rate if rate else share * seconds(run))
     return Left(runs, flops, time_s)
@@ -149,14 +156,16 @@ def _rate(store: Store, how: str, devices: int) -> float | None:
 
 def to_json(p: Pack) -> dict[str, Any]:
     """A pack as JSON; `from_json` is the inverse."""
+    later = {"later_slots": p.shape.later_slots} if p.shape.later_slots else {}
     return {"runs": [to_dict(run, defaults=False) for run in p.runs], "size": p.size, "slots": p.shape.slots,
-            "micro_batch": p.shape.micro_batch}
+            "micro_batch": p.shape.micro_batch, **later}
 
 
 def from_json(value: dict[str, Any]) -> Pack:
     """The pack of `to_json`."""
     runs = tuple(from_dict(RunSpec, run) for run in value["runs"])
-    return Pack(train.Shape.of(runs[0], slots=value["slots"], micro_batch=value["micro_batch"]), runs, value["size"])
+    shape = train.Shape.of(runs[0], value["slots"], value["micro_batch"], tuple(value.get("later_slots", ())))
+    return Pack(shape, runs, value["size"])
 
 
 def _suits(saved: dict[str, Any] | None, how: str, devices: int) -> bool:
@@ -202,17 +211,17 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
       StoreError: the store or a checkpoint cannot be written.
       Exception: whatever JAX raises for a program that does not compile or fit.
     """
-    program, k = pack.program(p.shape, how, devices), pack.knobs(p)
+    stages = _Stages(p, how, devices)
     folder, began = store.checkpoint_dir(p.id), time.monotonic()
     if not _suits(checkpoint.load_pack(folder), how, devices):
         store.remove_checkpoints(p.id)
-    loaded = checkpoint.load(folder, jax.eval_shape(program.start, k))
-    segment, states, curves = loaded or (0, program.start(k), {})
+    loaded = checkpoint.load(folder, stages.like)
+    segment, states, curves = loaded or (0, stages.start(), {})  # segments are counted over all stages
+    stage = stages.of(segment)
     finished = store.finished()
     open_ = {i: run for i, run in enumerate(p.runs) if run_id(run) not in finished}
     taken: dict[int, record.Taken] = {i: {} for i in open_}
-    each = any(probe.at == "segments" for probe in p.runs[0].probes)
-    timed = {"work_seconds": 0.0, "work_flops": 0.0, "measure_seconds": 0.0}  # of the calls after the first, which compiles
+    timed = {"work_seconds": 0.0, "work_flops": 0.0, "measure_seconds": 0.0}  # of the calls after the first of a stage, which compile
     provenance = {"pack": p.id, "pack_size": p.size, "executor": how, "devices": max(1, devices), "host": socket.gethostname(),
                   "device": jax.devices()[0].device_kind, "jax": jax.__version__, "scalemem": __version__}
 
@@ -222,10 +231,13 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
 
     def trace() -> None:
         """A point of the curve of every run that goes on; the last one is `close`'s."""
+        local = segment - stages.begins[stage]
         for i, run in list(open_.items()):
             try:
-                if segment <= _segments(run):
-                    for name, rows in record.point(run, states, i, segment, taken[i]).items():
+                if local <= record.segments(run, stage) and record.is_point(run, stage, local):
+                    weights, loss = functools.partial(stages.weights, states, i, stage, local), float(states.loss_nats[i])
+                    reference = pack.unpack(states.reference, i) if stage else None
+                    for name, rows in record.point(run, stage, local, loss, weights, reference, taken[i]).items():
                         curves.setdefault(run_id(run), {}).setdefault(name, []).append(rows)
             except Exception as error:  # whatever a measure raises
                 failed(open_.pop(i), error)
@@ -233,15 +245,17 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
     def close() -> None:
         """Measure and write the runs that are through."""
         stopped_at, gone = jax.device_get((states.segment, states.diverged))
-        through = [i for i, run in open_.items() if gone[i] or stopped_at[i] >= _segments(run)]
+        last = stage == len(stages.begins) - 2
+        through = [i for i, run in open_.items() if gone[i] or (last and stopped_at[i] >= record.segments(run, stage))]
         for i in through:
             run = open_.pop(i)
-            if segment < _segments(run):  # diverged: the rest of its work is done, too
-                report({"event": "progress", "flops": _flops(run, segment, _segments(run))})
+            if segment < _total(run):  # diverged: the rest of its work is done, too
+                report({"event": "progress", "flops": _flops(run, segment, _total(run))})
             try:
-                row, last = record.final(run, jax.device_get(pack.unpack(states, i)), taken[i])
+                weights = functools.partial(stages.weights, states, i, stage, segment - stages.begins[stage])
+                row, rest = record.final(run, jax.device_get(pack.unpack(states, i)), weights, taken[i])
                 tables = curves.get(run_id(run), {})
-                for name, rows in last.items():
+                for name, rows in rest.items():
                     tables.setdefault(name, []).append(rows)
                 united = {name: columnar.unite_blocks(blocks) for name, blocks in tables.items()}
                 store.append_tables({"runs": [row], **united}, {**provenance, "pack_seconds": round(time.monotonic() - began, 3), **timed})
@@ -255,25 +269,32 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
         act()
         timed["measure_seconds"] += time.monotonic() - tick
 
-    if segment == 0 and each:
+    if segment == 0 and any(record.due(run, 0, 0) for run in p.runs):
         measured(trace)
     measured(close)
     chunk, saved, compiled = 1, time.monotonic(), False
     while open_:
-        stop_at = min([segment + 1 if each else _next_power_of_two(segment)]
-                      + [_segments(r) for r in open_.values() if _segments(r) > segment])
-        ahead = min(chunk, stop_at - segment)
+        if segment == stages.begins[stage + 1] and stage + 1 < len(p.runs[0].stages):
+            stage, states, compiled, chunk = stage + 1, stages.switch(states, stage + 1), False, 1
+            if any(record.due(run, stage, 0) for run in p.runs):
+                measured(trace)
+            measured(close)
+            continue
+        local = segment - stages.begins[stage]
+        lengths = [record.segments(run, stage) for run in open_.values()]
+        stop_at = min([min(record.next_point(run, stage, local) for run in open_.values())] + [n for n in lengths if n > local])
+        ahead = min(chunk, stop_at - local)
         tick = time.monotonic()
-        states = jax.block_until_ready(program.advance(states, k, ahead))
+        states = jax.block_until_ready(stages.advance(states, stage, ahead))
         took = time.monotonic() - tick
         flops = sum(_flops(run, segment, segment + ahead) for run in open_.values())
         report({"event": "progress", "flops": flops})
         if compiled:
             timed["work_seconds"] += took
             timed["work_flops"] += flops
-        segment, compiled = segment + ahead, True
-        chunk = max(1, min(2 * segment, int(ahead * CHUNK_S / max(took, 1e-3))))
-        if each or segment & (segment - 1) == 0:
+        segment, compiled, local = segment + ahead, True, local + ahead
+        chunk = max(1, min(2 * local, int(ahead * CHUNK_S / max(took, 1e-3))))
+        if local == stop_at:
             measured(trace)
         measured(close)
         leave = bool(open_) and stopping()  # asked once: what leaves has been saved
@@ -291,15 +312,56 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
-def _next_power_of_two(segment: int) -> int:
-    return 1 << segment.bit_length()
-
-
-def _segments(run: RunSpec) -> int:
-    """Segments of a run: what its training is counted in."""
-    return run.stages[0].exposures * run.stages[0].segments
+def _total(run: RunSpec) -> int:
+    """Segments of all stages of a run."""
+    return sum(record.segments(run, i) for i in range(len(run.stages)))
 
 
 def _flops(run: RunSpec, first: int, last: int) -> float:
-    """FLOPs of segments first + 1 .. last of a run."""
-    return accounting.train_flops(run) * max(0, min(last, _segments(run)) - first) / max(1, _segments(run))
+    """FLOPs of segments first + 1 .. last of a run, counted over its stages."""
+    found, begin = 0.0, 0
+    for i, stage in enumerate(run.stages):
+        count = record.segments(run, i)
+        done = max(0, min(last, begin + count) - max(first, begin))
+        found += accounting.stage_flops(run.model, stage) * done / max(1, count)
+        begin += count
+    return found
+
+
+class _Stages:
+    """The programs of a pack's stages, and which segments are whose: stage s has those after begins[s], up to begins[s + 1]."""
+
+    def __init__(self, p: Pack, how: str, devices: int):
+        count = len(p.runs[0].stages)
+        self.shape, self.how = p.shape, how
+        self.knobs = [pack.knobs(p, i) for i in range(count)]
+        self.programs = [pack.program(p.shape.stage(i), how, devices) for i in range(count)]
+        self.begins = [0]
+        for i in range(count):
+            self.begins.append(self.begins[-1] + max(record.segments(run, i) for run in p.runs))
+
+    def of(self, segment: int) -> int:
+        """The stage that a state after so many segments is in: at the end of one stage it is still that one's."""
+        return next((s for s in range(len(self.knobs)) if segment <= self.begins[s + 1]), len(self.knobs) - 1)
+
+    def start(self) -> train.State:
+        return self.programs[0].start(self.knobs[0])
+
+    def advance(self, states: train.State, stage: int, segments: int) -> train.State:
+        return self.programs[stage].advance(states, self.knobs[stage], segments)
+
+    def switch(self, states: train.State, stage: int) -> train.State:
+        """The states before the first step of a stage."""
+        return pack.switch(self.shape, stage, self.how)(states, self.knobs[stage - 1], self.knobs[stage])
+
+    def like(self, segment: int) -> train.State:
+        """Shapes and types of the states after so many segments."""
+        states = jax.eval_shape(self.programs[0].start, self.knobs[0])
+        for stage in range(1, self.of(segment) + 1):
+            states = jax.eval_shape(pack.switch(self.shape, stage, self.how), states, self.knobs[stage - 1], self.knobs[stage])
+        return states
+
+    def weights(self, states: train.State, i: int, stage: int, segment: int) -> Any:
+        """The weights of run i of the pack, after so many segments of a stage."""
+        ended = segment >= self.begins[stage + 1] - self.begins[stage]
+        return pack.weights(self.shape.stage(stage), pack.unpack(states, i), pack.unpack(self.knobs[stage], i), ended)

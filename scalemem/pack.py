@@ -33,23 +33,24 @@ class Pack:
     @property
     def id(self) -> str:
         """Identity of the pack: which runs, in which order, in how many places."""
-        text = ",".join([str(self.size), str(self.shape.slots), str(self.shape.micro_batch), *map(run_id, self.runs)])
+        numbers = (self.size, self.shape.slots, *self.shape.later_slots, self.shape.micro_batch)
+        text = ",".join([*map(str, numbers), *map(run_id, self.runs)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def knobs(pack: Pack) -> train.Knobs:
-    """The traced numbers of a pack's runs, each an array [size]."""
-    rows = [train.knobs(run) for run in pack.runs]
+def knobs(pack: Pack, stage: int = 0) -> train.Knobs:
+    """The traced numbers of a stage of a pack's runs, each an array [size]."""
+    rows = [train.knobs(run, stage) for run in pack.runs]
     rows += [{**rows[-1], "exposures": 0}] * (pack.size - len(rows))
     return {name: jnp.asarray([row[name] for row in rows], jnp.int32 if isinstance(rows[0][name], int) else jnp.float32)
             for name in rows[0]}
 
 
 class Program:
-    """The compiled program of a shape: `start(knobs) -> states` and `advance(states, knobs, epochs) -> states`.
+    """The compiled program of a stage: `start(knobs) -> states` and `advance(states, knobs, segments) -> states`.
 
     Args:
-      shape: what fixes the program.
+      shape: what fixes the program, of one stage.
       how: "map", "vmap" or "shard".
       devices: for "shard": the devices; the pack's size must be a multiple of their number.
     """
@@ -58,8 +59,8 @@ class Program:
         def start(k: train.Knobs) -> train.State:
             return _many(lambda one: train.start(shape, one), inner)(k)
 
-        def advance(states: train.State, k: train.Knobs, epochs: jax.Array) -> train.State:
-            return _many(lambda one: train.advance(shape, one[0], one[1], epochs), inner)((states, k))
+        def advance(states: train.State, k: train.Knobs, segments: jax.Array) -> train.State:
+            return _many(lambda one: train.advance(shape, one[0], one[1], segments), inner)((states, k))
 
         if how == "shard":
             inner = "map" if jax.default_backend() == "cpu" else "vmap"
@@ -83,6 +84,36 @@ def program(shape: train.Shape, how: str, n_devices: int = 0) -> Program:
     return Program(shape, how, jax.devices()[:n_devices] if n_devices else ())
 
 
-def unpack(states: train.State, i: int) -> train.State:
-    """The state of run i of a pack."""
+@functools.lru_cache(maxsize=128)
+def switch(shape: train.Shape, i: int, how: str):
+    """The compiled function (states, knobs of stage i - 1, knobs of stage i) -> states before the first step of stage i."""
+    before, now = shape.run.stages[i - 1 : i + 1]
+    same = before.strategy is not None and now.strategy is not None and before.strategy.name == now.strategy.name
+    return _switch(shape.stage(i - 1), shape.stage(i), how, now.continued, same)
+
+
+@functools.lru_cache(maxsize=128)
+def _switch(before: train.Shape, after: train.Shape, how: str, continued: bool, same: bool):
+    def one(given):
+        return train.switch(before, after, *given, continued=continued, same=same)
+
+    inner = how if how != "shard" else "map" if jax.default_backend() == "cpu" else "vmap"
+    return jax.jit(lambda states, k_before, k: _many(one, inner)((states, k_before, k)))
+
+
+@functools.lru_cache(maxsize=128)
+def _weights(shape: train.Shape, ended: bool):
+    return jax.jit(lambda state, k: train.weights(shape, state, k, ended=ended))
+
+
+def weights(shape: train.Shape, state: train.State, k: train.Knobs, ended: bool) -> Any:
+    """The weights of one run in a stage; `shape` is the stage's, `state` and `k` are one run's."""
+    stage = shape.run.stages[0]
+    if stage.trains != "lora" and not (ended and stage.strategy):
+        return state.params
+    return _weights(shape, ended)(state, k)
+
+
+def unpack(states: Any, i: int) -> Any:
+    """The state of run i of a pack, or its numbers."""
     return jax.tree.map(lambda x: x[i], states)

@@ -235,7 +235,7 @@ class DataSpec(_Checked):
     tokenizer: str = _field("bytes", choices=("bytes", "bpe"), doc="text: bytes, or a BPE trained to the model's vocabulary")
     canaries: CanarySpec | None = _field(None, doc="what is planted")  # noqa: RUF009
     first: int = _field(0, low=0, high=(1 << 30) - 1, doc="number of the first item: the set is items first .. first + n_items - 1")
-    variants: int = _field(1, low=1, high=1 << 10, doc="facts: sentences of a fact, the last one held out; item i is sentence i mod variants of its fact")
+    variants: int = _field(1, low=1, high=1 << 10, doc="facts: sentences of a fact, the last held out; item i is sentence i mod variants")
     relations: int = _field(4, low=1, high=1 << 10, doc="facts: relations, each with its own words")
     object_tokens: int = _field(2, low=1, high=64, doc="facts: tokens of an object")
     domains: int = _field(2, low=2, high=1 << 10, doc="domains: how many, from one language to another in equal steps; linear_tasks: tasks")
@@ -379,7 +379,7 @@ class RunSpec(_Checked):
         if stage.inject and stage.inject.n_items * stage.inject.times > 1 << 22:
             raise _error(f"stages[{i}].inject.times", stage.inject.times, "at most 2^22 encounters in all", "inject fewer items, or less often")
         if stage.inject and stage.inject.paraphrase and stage.data.variants < 3:
-            raise _error(f"stages[{i}].inject.paraphrase", True, "false where data.variants is below 3", "raise data.variants: the last one is held out")
+            raise _error(f"stages[{i}].inject.paraphrase", True, "false where data.variants is below 3", "raise data.variants: the last is held out")
         if stage.continued and (i == 0 or "lora" in (stage.trains, self.stages[i - 1].trains)
                                 or stage.optimizer.name != self.stages[i - 1].optimizer.name):
             raise _error(f"stages[{i}].continued", True, "false for the first stage, adapters, or another optimizer than before",

@@ -28,15 +28,14 @@ def sources(run: RunSpec) -> tuple[Source, ...]:
     """The ranges of items of all stages of a run, in order; a range that occurs again is named once.
 
     >>> from scalemem.spec import *
-    >>> stage = Stage(data=DataSpec(n_items=8), optimizer=OptimizerSpec(peak_lr=0.1), exposures=1, batch_size=4, inject=InjectSpec(n_items=2, first=100))
-    >>> model = ModelSpec(d_model=4, n_layers=0, n_heads=1, vocab_size=4, seq_len=4)
+    >>> model, inject = ModelSpec(d_model=4, n_layers=0, n_heads=1, vocab_size=4, seq_len=4), InjectSpec(n_items=2, first=100)
+    >>> stage = Stage(data=DataSpec(n_items=8), optimizer=OptimizerSpec(peak_lr=0.1), exposures=1, batch_size=4, inject=inject)
     >>> [s[:] for s in sources(RunSpec(model=model, stages=(stage,), probes=(Probe("likelihood"),)))]
     [('stage0', 0, 8), ('inject0', 100, 2)]
     """
     found: dict[tuple[int, int], str] = {}
     for i, stage in enumerate(run.stages):
-        scale = stage.data.variants if stage.inject and stage.inject.paraphrase else 1
-        inject = stage.inject and (stage.inject.first, stage.inject.n_items * scale)
+        inject = stage.inject and (stage.inject.first, stage.inject.n_items * stage.data.variants)
         for name, place in (("stage", (stage.data.first, stage.data.n_items)), ("inject", inject)):
             if place:
                 found.setdefault(place, f"{name}{i}")

@@ -20,13 +20,13 @@ and not its lower half.
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from scalemem.spec import RunSpec, SpecError
 from scalemem.strategies.context import Context, Costs
 
-__all__ = ["STRATEGIES", "Context", "Costs", "check", "get"]
+__all__ = ["STRATEGIES", "Context", "Costs", "check", "costs", "get", "of"]
 
 # name -> module, or where it is imported from when it is used
 STRATEGIES: dict[str, Any] = {name: f"scalemem.strategies.{name}" for name in (
@@ -40,6 +40,18 @@ def get(name: str) -> ModuleType:
         raise SpecError(f"strategy.name = {name!r}: must be one of {', '.join(STRATEGIES)}; choose one of these")
     found = STRATEGIES[name]
     return importlib.import_module(found) if isinstance(found, str) else found
+
+
+def of(run: RunSpec) -> Any:
+    """The strategy of a run's first stage; an object without functions where it has none."""
+    spec = run.stages[0].strategy
+    return get(spec.name) if spec else SimpleNamespace()
+
+
+def costs(run: RunSpec) -> Costs:
+    """What the strategy of a run's first stage costs beside plain training."""
+    strategy = of(run)
+    return strategy.costs(run) if hasattr(strategy, "costs") else Costs()
 
 
 def check(run: RunSpec) -> None:
