@@ -28,6 +28,21 @@ SATURATING_EXPONENTIAL = Law(
     source="first-order approach to a ceiling from 0; NIST calls it Misra1a and BoxBOD (StRD, nonlinear regression)",
 )
 
+EXPONENTIAL = Law(
+    name="exponential",
+    formula="y = a exp(-x/t)",
+    function=lambda x, p: p["a"] * np.exp(-x["x"] / p["t"]),
+    predictors=("x",),
+    parameters=(Parameter("a", "{y}"), Parameter("t", "{x}", log=True)),
+    scale="linear",
+    linear=("a",),
+    guess=lambda x, y: {"t": within(x["x"], 0.2, 0.5, 0.8, 1.0, 1.5)},
+    zero=("x",),
+    asymptote="0 as x grows; a at x = 0",
+    unidentifiable="t where every x is far below it: the curve is flat; a and t where every x is far above it: it is 0",
+    source="first-order decay to 0; its half-life is t log 2. Popular as a forgetting curve, which it simplifies (shared/literature/forgetting.md 4.8)",
+)
+
 EXPONENTIAL_DECAY = Law(
     name="exponential_decay",
     formula="y = e + a exp(-x/t)",

@@ -10,9 +10,9 @@ from scalemem.laws.base import Arrays, Law, Parameter
 from scalemem.laws.parts import power
 
 
-def _kalajdzievski(x: Arrays, p: Arrays) -> np.ndarray:
-    terms = power(p["a"] / x["n_finetuned"], p["alpha"]) + power(x["steps"], -p["beta"])
-    return p["s"] - p["c"] * power(terms, p["rho"])
+def _fallen(x: Arrays, p: Arrays) -> np.ndarray:
+    """What fine-tuning has still to learn, falling to 0 as parameters and steps grow."""
+    return power(power(p["a"] / x["n_finetuned"], p["alpha"]) + power(x["steps"], -p["beta"]), p["rho"])
 
 
 def _balanced(x: Arrays, y: np.ndarray) -> list[dict[str, float]]:
@@ -22,20 +22,37 @@ def _balanced(x: Arrays, y: np.ndarray) -> list[dict[str, float]]:
             for alpha, beta, rho in itertools.product((0.05, 0.2, 0.8), (0.1, 0.3, 1.0), (1.0, 3.0, 8.0))]
 
 
+_PARAMETERS = (Parameter("s", "{y}", low=0.0), Parameter("c", "{y} {steps}^(beta rho)", log=True),
+               Parameter("a", "{n_finetuned}/{steps}^(beta/alpha)", log=True), Parameter("alpha", log=True, high=2.0),
+               Parameter("beta", log=True, high=2.0), Parameter("rho", log=True, low=0.5, high=12.0))
+_APART = "rho, alpha and beta apart, nearly always: curves of very different rho are alike (hence its bounds); s where no run is long"
+
 KALAJDZIEVSKI = Law(
     name="forgetting_kalajdzievski",
     formula="y = s - c ((a/n_finetuned)^alpha + steps^-beta)^rho",
-    function=_kalajdzievski,
+    function=lambda x, p: p["s"] - p["c"] * _fallen(x, p),
     predictors=("n_finetuned", "steps"),
-    parameters=(Parameter("s", "{y}", low=0.0), Parameter("c", "{y} {steps}^(beta rho)", log=True),
-                Parameter("a", "{n_finetuned}/{steps}^(beta/alpha)", log=True), Parameter("alpha", log=True, high=2.0),
-                Parameter("beta", log=True, high=2.0), Parameter("rho", log=True, low=0.5, high=12.0)),
+    parameters=_PARAMETERS,
     linear=("s", "c"),
     guess=_balanced,
     asymptote="s as both grow",
-    unidentifiable="rho, alpha and beta apart, nearly always: curves of very different rho are alike (hence its bounds); s where no run is long",
+    unidentifiable=_APART,
     source="Kalajdzievski 2024 (arXiv 2401.05605), law (c) in shared/literature/forgetting.md 1.1, whose a_f, b_f and c_fft c_ft are one "
            "more than can be seen: here b_f = 1, so c = c_fft c_ft b_f^(beta rho) and a = a_f / b_f^(beta/alpha)",
+)
+
+FINETUNING = Law(
+    name="finetuning_kalajdzievski",
+    formula="y = s + c ((a/n_finetuned)^alpha + steps^-beta)^rho",
+    function=lambda x, p: p["s"] + p["c"] * _fallen(x, p),
+    predictors=("n_finetuned", "steps"),
+    parameters=_PARAMETERS,
+    linear=("s", "c"),
+    guess=_balanced,
+    asymptote="s as both grow",
+    unidentifiable=_APART,
+    source="Kalajdzievski 2024 (arXiv 2401.05605), law (b), of the fine-tuning loss, in shared/literature/forgetting.md 1.1: here b_ft = 1, "
+           "c = c_ft b_ft^(beta rho) and a = a_ft / b_ft^(beta/alpha)",
 )
 
 BETHUNE = Law(
