@@ -82,7 +82,7 @@ class Manifests:
                 write_whole(path, b"".join(map(checked_line, self._read[path][1])))
 
 
-def digest(content: bytes) -> str:
+def digest(content: bytes | memoryview) -> str:
     """SHA-256 in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from scalemem.durable import StoreError, StoreWarning
 
@@ -12,10 +15,25 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _PLAIN = (float, int, str, bool, type(None))
+_KINDS = "biufU"  # of NumPy arrays that are written as they are: bool, integers, floats, text
+GROUP_ROWS = 1 << 20  # rows that are made Arrow's at a time
 
 
-class Block(dict[str, Sequence[Any]]):
-    """Many rows as columns: name to values, all of one length."""
+class Pieces:
+    """A column in several pieces, one after another: lists, NumPy or Arrow arrays."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = tuple(parts)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.chain.from_iterable(map(_listed, self.parts))
+
+
+class Block(dict[str, Any]):
+    """Many rows as columns: name to values, all of one length; each a list, a NumPy array, an Arrow array or `Pieces` of these."""
 
     def __len__(self) -> int:
         """Rows, not columns."""
@@ -25,19 +43,55 @@ class Block(dict[str, Sequence[Any]]):
         return len(self) > 0
 
 
-def unite_blocks(blocks: Sequence[Mapping[str, Sequence[Any]]]) -> Block:
-    """One block of all rows; a value that a block lacks is None.
+def repeated(value: Any, count: int) -> np.ndarray:
+    """A column of one value again and again, which takes the memory of one.
+
+    >>> repeated("ab", 10**9).nbytes // 10**9, repeated("ab", 10**9).strides
+    (8, (0,))
+    """
+    return np.broadcast_to(np.asarray(value), (count,))
+
+
+def unite_blocks(blocks: Sequence[Mapping[str, Any]]) -> Block:
+    """One block of all rows; a value that a block lacks is None. Lists become one list, anything else stays where it is, as `Pieces`.
 
     >>> dict(unite_blocks([{"a": [1]}, {"a": [2], "b": [3.0]}]))
     {'a': [1, 2], 'b': [None, 3.0]}
+    >>> list(unite_blocks([{"a": np.arange(2)}, {"a": [5]}])["a"])
+    [0, 1, 5]
     """
     names = dict.fromkeys(name for block in blocks for name in block)
     sizes = [len(next(iter(block.values()), ())) for block in blocks]
-    return Block({name: [v for block, n in zip(blocks, sizes, strict=True) for v in block.get(name, [None] * n)] for name in names})
+    united = Block()
+    for name in names:
+        parts = [block[name] if name in block else repeated(None, n) for block, n in zip(blocks, sizes, strict=True)]
+        if all(isinstance(part, list) or (isinstance(part, np.ndarray) and part.dtype.kind == "O") for part in parts):
+            united[name] = list(Pieces(parts))
+        else:
+            united[name] = Pieces([piece for part in parts for piece in (part.parts if isinstance(part, Pieces) else [part])])
+    return united
 
 
-def encode(name: str, rows: Sequence[Mapping[str, Any]] | Block) -> bytes:
+def distinct(values: Any) -> list[Any]:
+    """The values of a column, each once, in the order in which they first occur.
+
+    >>> distinct(Pieces([repeated("b", 3), ["a", "b"]]))
+    ['b', 'a']
+    """
+    found: dict[Any, None] = {}
+    for part in values.parts if isinstance(values, Pieces) else [values]:
+        if isinstance(part, np.ndarray):
+            few = part[:1] if _constant(part) else part
+            found.update(dict.fromkeys(few.tolist()))
+        else:
+            found.update(dict.fromkeys(part.unique().to_pylist() if hasattr(part, "unique") else part))
+    return list(found)
+
+
+def encode(name: str, rows: Sequence[Mapping[str, Any]] | Block, compression: str = "zstd") -> memoryview:
     """Parquet bytes of rows or a block, with every column that any row has; a value that a row lacks is null.
+
+    NumPy columns keep their types and become no Python objects; they are made Arrow's some rows at a time, and `repeated` ones never whole.
 
     Raises:
       StoreError: a column mixes types that have no common one.
@@ -45,20 +99,92 @@ def encode(name: str, rows: Sequence[Mapping[str, Any]] | Block) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = {}
-    block = isinstance(rows, Block)
-    for column in rows if block else dict.fromkeys(key for row in rows for key in row):
-        found = rows[column] if block else (row.get(column) for row in rows)  # type: ignore[call-overload, index]
-        values = [value if type(value) in _PLAIN else _plain(value) for value in found]
-        try:
-            columns[column] = pa.array(values)
-        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-            types = ", ".join(sorted({type(value).__name__ for value in values}))
-            raise StoreError(f"table {name}, column {column}: values of types {types} make no column "
-                             f"({' '.join(str(error).split())[:100]}); give it numbers, strings or booleans") from None
+    if not isinstance(rows, Block):
+        rows = Block({column: [row.get(column) for row in rows] for column in dict.fromkeys(key for row in rows for key in row)})
+    columns = {column: _typed(name, column, values) for column, values in rows.items()}
+    schema = pa.schema([pa.field(column, kind) for column, (_, kind) in columns.items()])
+    few = [column for column, (parts, kind) in columns.items()
+           if (pa.types.is_string(kind) and column != "spec") or all(isinstance(part, np.ndarray) and _constant(part) for part in parts)]
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink, compression="zstd", use_dictionary=["run_id"])  # type: ignore[arg-type]
-    return sink.getvalue().to_pybytes()
+    with pq.ParquetWriter(sink, schema, compression=compression, use_dictionary=few) as writer:  # type: ignore[arg-type]
+        for first in range(0, max(len(rows), 1), GROUP_ROWS):
+            last = min(first + GROUP_ROWS, len(rows))
+            writer.write_table(pa.table([pa.chunked_array(_arrow(_cut(parts, first, last), kind), kind) for parts, kind in columns.values()],
+                                        schema=schema))
+    return memoryview(sink.getvalue())
+
+
+def _typed(table: str, column: str, values: Any) -> tuple[list[Any], pa.DataType]:
+    """The pieces of a column, NumPy's as they are and others as Arrow arrays, and the type that holds all of them."""
+    import pyarrow as pa
+
+    parts, listed = [], []
+    for part in values.parts if isinstance(values, Pieces) else [values]:
+        if hasattr(part, "dtype") and not isinstance(part, np.ndarray):  # JAX's
+            part = np.asarray(part)
+        if isinstance(part, np.ndarray) and part.dtype.kind not in _KINDS and not (_constant(part) and part[:1].tolist() == [None]):
+            part = part.tolist()  # such as bfloat16
+        if not isinstance(part, (np.ndarray, pa.Array, pa.ChunkedArray)):
+            listed = [value if type(value) in _PLAIN else _plain(value) for value in part]
+            try:
+                part = pa.array(listed)
+            except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+                raise _no_column(table, column, {type(value).__name__ for value in listed}, error) from None
+        parts.append(part)
+    kinds = {_kind(part) for part in parts}
+    try:
+        return parts, pa.unify_schemas([pa.schema([("column", kind)]) for kind in kinds], promote_options="permissive").field(0).type
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise _no_column(table, column, set(map(str, kinds)), error) from None
+
+
+def _no_column(table: str, column: str, kinds: set[str], error: Exception) -> StoreError:
+    return StoreError(f"table {table}, column {column}: values of types {', '.join(sorted(kinds))} make no column "
+                      f"({' '.join(str(error).split())[:100]}); give it numbers, strings or booleans")
+
+
+def _kind(part: Any) -> pa.DataType:
+    import pyarrow as pa
+
+    if not isinstance(part, np.ndarray):
+        return part.type
+    return pa.null() if part.dtype == object else pa.string() if part.dtype.kind == "U" else pa.from_numpy_dtype(part.dtype)
+
+
+def _cut(parts: Sequence[Any], first: int, last: int) -> Iterator[Any]:
+    """Rows first .. last - 1 of a column in pieces."""
+    for part in parts:
+        if first < len(part) and last > 0:
+            yield part[max(first, 0):min(last, len(part))]
+        first, last = first - len(part), last - len(part)
+
+
+def _arrow(parts: Iterator[Any], kind: pa.DataType) -> list[pa.Array]:
+    """Pieces as Arrow arrays of a type; equal text is written once."""
+    import pyarrow as pa
+
+    made = []
+    for part in parts:
+        if isinstance(part, pa.ChunkedArray):
+            made += part.cast(kind, safe=False).chunks
+        elif isinstance(part, pa.Array):
+            made.append(part.cast(kind, safe=False))
+        elif part.dtype == object:
+            made.append(pa.nulls(len(part), kind))
+        elif _constant(part):
+            made.append(pa.repeat(pa.scalar(part[0].item()).cast(kind), len(part)))
+        else:
+            made.append(pa.array(part).cast(kind, safe=False))
+    return made
+
+
+def _constant(part: np.ndarray) -> bool:
+    """Whether a column is one value again and again, as `repeated` makes it."""
+    return part.strides == (0,) and len(part) > 0
+
+
+def _listed(part: Any) -> Any:
+    return part.tolist() if hasattr(part, "tolist") else part
 
 
 def _plain(value: Any) -> Any:
@@ -66,13 +192,13 @@ def _plain(value: Any) -> Any:
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
-def decode(content: bytes, run_ids: set[str] | None = None) -> pa.Table:
-    """The rows of Parquet bytes; only those of `run_ids`, if given."""
+def decode(content: Any, run_ids: set[str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of Parquet bytes; only those of `run_ids`, and only these columns, if given."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
+    table = pq.ParquetFile(pa.BufferReader(pa.py_buffer(content))).read(columns=columns, use_threads=False)
     if run_ids is None:
         return table
     return table.filter(pc.is_in(table["run_id"], value_set=pa.array(sorted(run_ids))))  # type: ignore[attr-defined]
@@ -99,7 +225,6 @@ def unite(pieces: Sequence[pa.Table], where: str) -> pa.Table:
     strings, with a StoreWarning that names the column.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     try:
         table = pa.concat_tables(pieces, promote_options="permissive")
@@ -113,7 +238,10 @@ def unite(pieces: Sequence[pa.Table], where: str) -> pa.Table:
         pieces = [piece.cast(pa.schema([pa.field(f.name, pa.string()) if f.name in mixed else f for f in piece.schema]))
                   for piece in pieces]
         table = pa.concat_tables(pieces, promote_options="permissive")
-    return table.take(pc.sort_indices(table, sort_keys=[("run_id", "ascending")]))  # type: ignore[attr-defined]
+    ids = table["run_id"].combine_chunks().dictionary_encode()
+    rank = np.argsort(np.argsort(np.array(ids.dictionary.to_pylist(), object)))
+    code = rank[ids.indices.to_numpy(zero_copy_only=False)] if len(rank) else rank
+    return table if (code[1:] >= code[:-1]).all() else table.take(pa.array(np.argsort(code, kind="stable")))
 
 
 def _unite(types: set[pa.DataType]) -> bool:

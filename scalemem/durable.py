@@ -57,7 +57,7 @@ def fsync_dir(path: Path) -> None:
         os.close(fd)
 
 
-def write_whole(path: Path, content: bytes, *, sync_dir: bool = True) -> None:
+def write_whole(path: Path, content: bytes | memoryview, *, sync_dir: bool = True) -> None:
     """Writes a file under a temporary name, fsyncs it and renames it: `path` is old, new or absent, never half.
 
     Args:
@@ -124,7 +124,7 @@ def _check(record: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _write(path: Path, content: bytes, flags: int) -> None:
+def _write(path: Path, content: bytes | memoryview, flags: int) -> None:
     fd = os.open(path, os.O_WRONLY | flags, 0o666)
     try:
         view = memoryview(content)

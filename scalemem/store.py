@@ -190,18 +190,19 @@ class Store:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def table(self, name: str) -> pa.Table:
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows of a table for finished runs, each run once, sorted by run_id and within a run as written.
 
         Args:
           name: "runs" (one row a run), "curves" (many), or any other table that was appended.
+          columns: which to read, and run_id; all by default.
 
         Returns:
           A pyarrow.Table; columns that a part lacks are null. Which packs the runs were in, and how often the work was
           interrupted, does not show.
 
         Raises:
-          StoreError: no such table.
+          StoreError: no such table or column.
 
         Warns:
           StoreWarning: a part is damaged or missing, or a column has values of different types.
@@ -217,9 +218,15 @@ class Store:
                     content = catalogue.read(self.path / "parts", part)
                     if content is None:
                         break  # damaged since it was verified: start again without it
-                    pieces.append(columnar.decode(content, ids if len(ids) < len(part.run_ids) else None))
+                    wanted = None if columns is None else ["run_id", *columns]
+                    pieces.append(columnar.decode(content, ids if len(ids) < len(part.run_ids) else None, wanted))
                 else:
-                    return columnar.unite(pieces, f"{self.path}, table {name}")
+                    found = columnar.unite(pieces, f"{self.path}, table {name}")
+                    unknown = next((column for column in columns or () if column not in found.column_names), None)
+                    if unknown is not None:
+                        raise StoreError(f"{self.path}, table {name}: no column {unknown!r}; legal: those of scalemem export --table {name}; "
+                                         "choose one of these")
+                    return found
 
     def tables(self) -> list[str]:
         """Names of the tables that have rows of finished runs."""
@@ -378,8 +385,9 @@ def _legal(name: str, what: str) -> str:
 
 
 def _run_ids(rows: Any) -> Iterable[Any]:
+    """Of a block each once, of rows one a row."""
     if isinstance(rows, columnar.Block):
-        return rows.get("run_id", [None] * len(rows))
+        return columnar.distinct(rows["run_id"]) if "run_id" in rows else [None]
     return (row.get("run_id") for row in rows)
 
 
@@ -390,6 +398,7 @@ def _checked(table: str, rows: Any) -> Any:
     seen: set[str] = set()
     for number, key in enumerate(_run_ids(rows)):
         if not isinstance(key, str) or not key:
+            number = list(rows.get("run_id", [key])).index(key) if isinstance(rows, columnar.Block) else number
             raise StoreError(f"table {table}, row {number}: run_id = {str(key)[:80]!r}; must be a string; "
                              "set it to run_id(run)")
         if table == "runs":
