@@ -1,5 +1,8 @@
 """Numbers and identities that others have published for the laws of loss, repeated data and forgetting, and what the laws become at limits."""
 
+import tomllib
+from pathlib import Path
+
 import numpy as np
 import pytest
 from law_rows import ROWS, columns
@@ -42,20 +45,31 @@ def test_repeated_tokens_are_worth_one_and_r_d_times_the_unique_ones_in_the_end(
     assert end == pytest.approx(value("chinchilla", {"n_params": 1e9, "n_tokens": 16e9}, **shared))
 
 
-@pytest.mark.parametrize(("constants", "n_finetuned", "steps", "loss"), [  # shared/literature/forgetting.md 1.1, check values of L_f
-    ("orca", 20.0e6, 50, 0.711), ("orca", 20.0e6, 260, 0.873), ("orca", 639.6e6, 260, 0.918), ("news", 20.0e6, 260, 0.973),
-    ("news", 639.6e6, 260, 1.017),
-])
-def test_kalajdzievski_at_the_published_constants(constants, n_finetuned, steps, loss):
-    """With its 13 constants turned into our six. They are rounded to four digits: hence the tolerance of the literature file."""
-    a, b, alpha, beta, rho, c_ft, c_fft, s_ft, s_fft = {
-        "orca": (3.88e5, 23.6418, 0.0351, 0.1468, 7.6885, 0.0020, 1.7334, 0.6126, 2.0481),
-        "news": (1.1e4, 97.8466, 0.0458, 0.1044, 7.5996, 0.0028, 1.0615, 1.9253, 3.1285)}[constants]
-    found = value("forgetting_kalajdzievski", {"n_finetuned": n_finetuned, "steps": steps}, alpha=alpha, beta=beta, rho=rho,
-                  s=s_fft - c_fft * s_ft, c=c_fft * c_ft * b ** (beta * rho), a=a / b ** (beta / alpha))
-    direct = -c_fft * c_ft * ((a / n_finetuned) ** alpha + (b / steps) ** beta) ** rho + s_fft - c_fft * s_ft
-    assert found[0] == pytest.approx(direct, rel=1e-12)
-    assert found[0] == pytest.approx(loss, abs=0.005)
+def kalajdzievski():
+    """(published constants, check value) of each of the latter."""
+    found = tomllib.loads((Path(__file__).parents[1] / "fits/reference/kalajdzievski2024.toml").read_text())
+    constants, checks = ([dict(zip(t["columns"], row, strict=True)) for row in t["rows"]] for t in found["table"])
+    return [(c, check) for check in checks for c in constants if c["data"] == check["data"]]
+
+
+@pytest.mark.parametrize(("c", "check"), kalajdzievski(), ids=lambda v: f"{v['rank']}-{v['steps']}" if "rank" in v else v["data"])
+def test_kalajdzievski_at_the_published_constants(c, check):
+    """Laws (b) and (c) with their 13 constants turned into six each. They are rounded: hence the tolerance of the literature file, .005."""
+    x = {"n_finetuned": check["n_finetuned"], "steps": check["steps"]}
+
+    def of(name, kind, scale, s):
+        a, alpha, b, beta = (c[f"{k}_{kind}"] for k in ("a", "al", "b", "be"))
+        found = value(name, x, alpha=alpha, beta=beta, rho=c["rho"], s=s, c=scale * b ** (beta * c["rho"]), a=a / b ** (beta / alpha))[0]
+        direct = ((a / x["n_finetuned"]) ** alpha + (b / x["steps"]) ** beta) ** c["rho"]
+        assert found == pytest.approx(s + direct * (scale if "finetuning" in name else -scale), rel=1e-12)
+        return found
+
+    learned = of("finetuning_kalajdzievski", "ft", c["c_ft"], c["s_ft"])
+    forgotten = of("forgetting_kalajdzievski", "f", c["c_fft"] * c["c_ft"], c["s_fft"] - c["c_fft"] * c["s_ft"])
+    assert learned == pytest.approx(check["finetuning_loss_nats"], abs=0.005)
+    assert forgotten == pytest.approx(check["forgetting_loss_nats"], abs=0.005)
+    straight = value("linear", {"x": learned}, a=c["s_fft"], b=-c["c_fft"])[0]  # law (a): the two fits agree to .01, as the literature file says
+    assert straight == pytest.approx(forgotten, abs=0.01)
 
 
 def test_replay_multiplies_the_parameters_of_bethunes_law():

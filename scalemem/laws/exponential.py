@@ -40,7 +40,7 @@ EXPONENTIAL = Law(
     zero=("x",),
     asymptote="0 as x grows; a at x = 0",
     unidentifiable="t where every x is far below it: the curve is flat; a and t where every x is far above it: it is 0",
-    source="first-order decay to 0; its half-life is t log 2. Popular as a forgetting curve, which it simplifies (shared/literature/forgetting.md 4.8)",
+    source="first-order decay to 0; its half-life is t log 2. A popular, simplified forgetting curve (shared/literature/forgetting.md 4.8)",
 )
 
 EXPONENTIAL_DECAY = Law(
