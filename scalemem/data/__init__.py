@@ -16,7 +16,8 @@ from scalemem.data import canaries
 from scalemem.spec import RunSpec, SpecError
 
 # name -> module, or where it is imported from when it is used
-GENERATORS: dict[str, Any] = {name: f"scalemem.data.{name}" for name in ("uniform", "zipf", "markov", "pcfg", "text")}
+GENERATORS: dict[str, Any] = {name: f"scalemem.data.{name}" for name in ("uniform", "zipf", "markov", "pcfg", "text", "facts", "domains", "digits",
+                                                                       "prototypes")}
 
 
 def get(name: str) -> ModuleType:

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from scalemem.models.gpt import GPT
+from scalemem.models.mlp import MLP
 from scalemem.spec import ModelSpec, SpecError
 
-ARCHITECTURES: dict[str, Callable[[ModelSpec], nnx.Module]] = {"gpt": GPT}
+ARCHITECTURES: dict[str, Callable[[ModelSpec], nnx.Module]] = {"gpt": GPT, "mlp": MLP}
 
 Params = Any  # a nested dict of arrays
 
@@ -83,6 +84,8 @@ def decode(spec: ModelSpec) -> tuple[Callable[..., Any], Callable[..., Any]]:
         return _module(spec, params).step(token, position, cache)
 
     _split(spec)
+    if not hasattr(ARCHITECTURES[spec.arch], "prefill"):
+        raise SpecError(f"model.arch = {spec.arch!r}: must be one that writes token after token, such as gpt, to be decoded; choose gpt")
     return prefill, step
 
 
