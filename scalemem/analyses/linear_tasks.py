@@ -99,8 +99,9 @@ def analyse(tables: Mapping[str, pa.Table], *, table: str = "runs", where: str |
       its rows with: params_per_item_ratio (p / n), forgetting_theory_ratio and generalisation_theory_ratio, in units of ||w*||^2;
       forgetting_noise_ratio, the part of the first that comes of noise; forgetting_difference_fraction and
       generalisation_difference_fraction = (simulated - theory) / scale, the scale of G being its theory, that of F the sum of the absolute
-      values of its three terms, which may cancel; and forgetting_difference_errors_ratio, generalisation_difference_errors_ratio, the
-      differences in Monte-Carlo standard errors, with inside_error 1 where both are within 1.96.
+      values of its three terms, which may cancel; forgetting_error_fraction and generalisation_error_fraction, the Monte-Carlo standard
+      errors on the same scales; forgetting_difference_errors_ratio and generalisation_difference_errors_ratio, the differences in
+      standard errors; and inside_error, 1 where both are within 1.96.
     Raises:
       SpecError: p <= n + 1. RowsError: a missing number.
     """
@@ -118,8 +119,8 @@ def analyse(tables: Mapping[str, pa.Table], *, table: str = "runs", where: str |
             "forgetting_noise_ratio": noisy}
     for name, theory, size in (("forgetting", forgotten, scale), ("generalisation", overall, overall)):
         gap = columns.column(found, f"{name}_simulated_ratio") - theory
-        made[f"{name}_difference_fraction"] = gap / size
-        made[f"{name}_difference_errors_ratio"] = gap / columns.column(found, f"{name}_error_ratio", above=0)
+        error = columns.column(found, f"{name}_error_ratio", above=0)
+        made |= {f"{name}_difference_fraction": gap / size, f"{name}_error_fraction": error / size, f"{name}_difference_errors_ratio": gap / error}
     z = np.maximum(*(np.abs(made[f"{name}_difference_errors_ratio"]) for name in ("forgetting", "generalisation")))
     made["inside_error"] = np.where(np.isnan(z), math.nan, z < 1.96)
     for name, values in made.items():
