@@ -15,13 +15,14 @@ def draw(table, result):
     similarities = sorted(set(cells["similarity_fraction"].to_pylist()))
 
     for i, similarity in enumerate(similarities):
-        part = tables.where(cells, f"noise_ratio == 0 and tasks_count == {tasks} and similarity_fraction == {similarity} and d_model - n_items >= 6")[0]
+        part = tables.where(cells, f"noise_ratio == 0 and tasks_count == {tasks} and similarity_fraction == {similarity} and n_items <= {p - 6}")[0]
         plot.points(axes[0], part, "params_per_item_ratio", "forgetting_simulated_ratio", f"{similarity:g}", plot.COLOURS[i], plot.MARKERS[i])
         drawn = items[p - items >= 6]
         exact = [linear_tasks.expected_forgetting(p, n, 0.0, np.ones(tasks), linear_tasks.shared(tasks, similarity)).sum() for n in drawn]
         axes[0].plot(p / drawn, exact, color=plot.COLOURS[i], linewidth=0.9)
     axes[0].axhline(0, color="0.4", linewidth=0.6)
-    axes[0].set(xlabel="weights / examples of a task, p/n", ylabel="forgetting $F_T$, in $\\|w^*\\|^2$", title=f"{tasks} tasks, no noise", ylim=(None, 2.4))
+    axes[0].set(xlabel="weights / examples of a task, p/n", ylabel="forgetting $F_T$, in $\\|w^*\\|^2$", title=f"{tasks} tasks, no noise",
+                ylim=(None, 2.4))
     axes[0].legend(title="similarity; lines: closed form", loc="upper right")
 
     for i, noise in enumerate(sorted(set(cells["noise_ratio"].to_pylist()))):

@@ -108,17 +108,18 @@ def lca(curves: np.ndarray) -> float:
     return float(np.mean(curves))
 
 
-def analyse(tables: Mapping[str, pa.Table], *, table: str = "tasks", value: str = "accuracy_fraction", first_stage: int = 0, beta: int = 10,
-            where: str | None = None) -> pa.Table:
+def analyse(tables: Mapping[str, pa.Table], *, table: str = "tasks", value: str = "accuracy_fraction", task: str = "task", first_stage: int = 0,
+            beta: int = 10, where: str | None = None) -> pa.Table:
     """ACC, BWT, FWT, LCA and each convention of forgetting, of every run that learned T tasks one after another.
 
     R[t, i] is the score on task i at the last step measured of stage first_stage + t, and b[i] that before the first step of stage
     first_stage; task i must be the one that stage first_stage + i learned.
 
     Args:
-      tables: that of scores, with run_id, stage, stage_step, task, seed and n_params.
+      tables: that of scores, with run_id, stage, stage_step, seed and n_params.
       table, where: its name, and which of its rows.
       value: column of scores, higher is better.
+      task: column that numbers tasks, in the order in which they are learned.
       first_stage: stage that learns task 0; those before it are another kind of training.
       beta: batches of LCA.
     Returns:
@@ -130,8 +131,8 @@ def analyse(tables: Mapping[str, pa.Table], *, table: str = "tasks", value: str 
     """
     rows = []
     for key, part in panels.by(panels.table_of(tables, table, where), ["run_id", "seed", "n_params"]):
-        stage, step, task, score = (columns.column(part, c) for c in ("stage", "stage_step", "task", value))
-        scores, start, curves = matrix(stage, step, task, score, first_stage, beta, f"table {table!r}, run {key['run_id']}")
+        stage, step, ids, score = (columns.column(part, c) for c in ("stage", "stage_step", task, value))
+        scores, start, curves = matrix(stage, step, ids, score, first_stage, beta, f"table {table!r}, run {key['run_id']}")
         rows.append({**key, "tasks_count": len(scores), "acc_fraction": acc(scores), "bwt_fraction": bwt(scores), "bwt_repo_fraction":
                      bwt(scores, "repo"), "fwt_fraction": fwt(scores, start), "fwt_repo_fraction": fwt(scores, start, "repo"),
                      "last_minus_first_fraction": forgetting(scores, "last_minus_first"),
