@@ -92,11 +92,12 @@ def load(table: pa.Table, name: str) -> np.ndarray:
     if pa.types.is_temporal(kind) and not pa.types.is_duration(kind):
         data, kind = pa.chunked_array([[None if v is None else str(v) for v in data.to_pylist()]], pa.string()), pa.string()
     if pa.types.is_boolean(kind):
-        return np.array([v is True for v in data.to_pylist()], bool)
+        return data.fill_null(False).to_numpy()
     if any(f(kind) for f in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)):
         return np.array(data.cast(pa.float64(), safe=False).to_numpy(), np.float64)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return np.array([*data.to_pylist(), None], object)[:-1]
+        cells = data.combine_chunks().dictionary_encode()  # equal text is one object
+        return np.array([*cells.dictionary.to_pylist(), None], object)[cells.indices.fill_null(-1).to_numpy()]
     raise TableError(f"column {name!r} holds {kind}: must be numbers, text or true/false; store it as one of these")
 
 
@@ -231,19 +232,26 @@ def with_unit(table: pa.Table, name: str, unit: str) -> pa.Table:
 def groups(table: pa.Table, names: Sequence[str] | str, keep: np.ndarray) -> list[tuple[dict[str, Any], np.ndarray]]:
     """The kept rows by the values of some columns, in sorted order: [({column: value}, row numbers from 0)]."""
     names = [names] if isinstance(names, str) else names
-    cells, found = [load(table, n) for n in names], dict[tuple, list[int]]()
-    for row in np.flatnonzero(keep):
-        key = tuple(_plain(c[row]) for c in cells)
-        if None in key:
-            name = names[key.index(None)]
-            raise RowsError(f"column {name!r}, row {row + 1} = missing: must have a value, it forms groups; fill it in, "
-                             f'or drop such rows with where = "not is_null({name})"')
-        odd = next((n for n, v in zip(names, key, strict=True) if isinstance(v, float) and math.isinf(v)), None)
-        if odd is not None:
-            raise RowsError(f"column {odd!r}, row {row + 1} = inf: must be finite, it forms groups; filter the row out")
-        found.setdefault(key, []).append(int(row))
-    order = sorted(found, key=lambda k: tuple((isinstance(v, str), v) for v in k))
-    return [(dict(zip(names, k, strict=True)), np.array(found[k])) for k in order]
+    rows, cells = np.flatnonzero(keep), [load(table, n) for n in names]
+    absent, infinite = (np.zeros((len(names), len(rows)), bool) for _ in range(2))
+    code = np.zeros(len(rows), np.int64)
+    for i, cell in enumerate(c[rows] for c in cells):
+        absent[i] = missing(cell)
+        infinite[i] = np.isinf(cell) if cell.dtype == np.float64 else False
+        _, number = np.unique(np.where(absent[i], "", cell).astype(str) if cell.dtype == object else cell, return_inverse=True)
+        code = np.unique(code * (int(number.max(initial=0)) + 1) + number, return_inverse=True)[1]
+    bad = (absent | infinite).any(0)
+    if bad.any():
+        row = int(np.argmax(bad))
+        name = names[int(np.argmax(absent[:, row] if absent[:, row].any() else infinite[:, row]))]
+        if absent[:, row].any():
+            raise RowsError(f"column {name!r}, row {rows[row] + 1} = missing: must have a value, it forms groups; fill it in, "
+                            f'or drop such rows with where = "not is_null({name})"')
+        raise RowsError(f"column {name!r}, row {rows[row] + 1} = inf: must be finite, it forms groups; filter the row out")
+    order = np.argsort(code, kind="stable")
+    members = np.split(rows[order], np.flatnonzero(np.diff(code[order])) + 1) if len(rows) else []
+    found = {tuple(_plain(c[own[0]]) for c in cells): own for own in members}
+    return [(dict(zip(names, k, strict=True)), found[k]) for k in sorted(found, key=lambda k: tuple((isinstance(v, str), v) for v in k))]
 
 
 def key_text(key: Mapping[str, Any]) -> str:
