@@ -32,12 +32,13 @@ def draw(table, result):
         axes[1].plot(p / items, exact, color=plot.COLOURS[i], linewidth=0.9)
     axes[1].set(xlabel="weights / examples of a task, p/n", ylabel="mean distance at the end $G_T$, in $\\|w^*\\|^2$", yscale="log",
                 title=f"{tasks} tasks of one answer", ylim=(1e-3, 30))
-    axes[1].legend(title="sd of noise; lines: closed form", loc="lower right")
+    axes[1].legend(title="sd of noise", loc=(0.5, 0.08))
 
     part = tables.where(learners, "similarity == 0 and noise == 0 and task_count > 1")[0]
     for i, (name, label) in enumerate((("sequential_old_loss_ratio", "nearest fit, old tasks"), ("ideal_new_loss_ratio", "ideal, new task"),
                                        ("ideal_old_loss_ratio", "ideal, old tasks"))):
-        plot.points(axes[2], part, "samples_per_param_ratio", name, label, plot.COLOURS[i], plot.MARKERS[i])
+        axes[2].plot(part["samples_per_param_ratio"].to_pylist(), part[name].to_pylist(), plot.MARKERS[i], color=plot.COLOURS[i], markersize=2.5,
+                     label=label)  # a point a run: spreads of many powers of ten
     axes[2].axvline(1, color="0.4", linewidth=0.6)
     axes[2].set(xlabel="examples of all tasks / weights", ylabel="mean square of residuals / of answers", title="Tasks that share nothing",
                 yscale="log", ylim=(1e-32, 1e4))
