@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "repeats": ["tables"],
     "prepare": ["repeats"],
     "laws": ["tables"],
-    "analyses": ["tables"],
+    "analyses": ["laws"],
     "averaging": ["laws"],
     "fitted": ["averaging"],
     "fitting": ["fitted"],

@@ -36,6 +36,7 @@ ANALYSES: dict[str, str] = {
     "profile_forecast": "effects.forecast",
     "rate_lines": "rates.lines",
     "rates": "rates.analyse",
+    "retention": "retention.analyse",
     "split": "split.analyse",
     "stability": "stability.analyse",
     "taxonomy": "taxonomy.analyse",
