@@ -198,7 +198,8 @@ def decode(content: Any, run_ids: set[str] | None = None, columns: Sequence[str]
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    table = pq.ParquetFile(pa.BufferReader(pa.py_buffer(content))).read(columns=columns, use_threads=False)
+    file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(content)))
+    table = pa.concat_tables([file.read_row_group(i, columns=columns, use_threads=False) for i in range(file.num_row_groups)])
     if run_ids is None:
         return table
     return table.filter(pc.is_in(table["run_id"], value_set=pa.array(sorted(run_ids))))  # type: ignore[attr-defined]
@@ -238,10 +239,20 @@ def unite(pieces: Sequence[pa.Table], where: str) -> pa.Table:
         pieces = [piece.cast(pa.schema([pa.field(f.name, pa.string()) if f.name in mixed else f for f in piece.schema]))
                   for piece in pieces]
         table = pa.concat_tables(pieces, promote_options="permissive")
-    ids = table["run_id"].combine_chunks().dictionary_encode()
-    rank = np.argsort(np.argsort(np.array(ids.dictionary.to_pylist(), object)))
-    code = rank[ids.indices.to_numpy(zero_copy_only=False)] if len(rank) else rank
+    code = _ranks(table["run_id"])
     return table if (code[1:] >= code[:-1]).all() else table.take(pa.array(np.argsort(code, kind="stable")))
+
+
+def _ranks(column: pa.ChunkedArray) -> np.ndarray:
+    """The place of each text among the column's, in order, int32 [rows]."""
+    number: dict[str, int] = {}
+    codes = [np.zeros(0, np.int32)]
+    for chunk in column.chunks:
+        few = chunk.dictionary_encode()
+        codes.append(np.array([number.setdefault(text, len(number)) for text in few.dictionary.to_pylist()], np.int32)[few.indices.to_numpy()])
+    rank = np.empty(len(number), np.int32)
+    rank[[number[text] for text in sorted(number)]] = np.arange(len(number))
+    return rank[np.concatenate(codes)]
 
 
 def _unite(types: set[pa.DataType]) -> bool:

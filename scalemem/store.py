@@ -220,6 +220,7 @@ class Store:
                         break  # damaged since it was verified: start again without it
                     wanted = None if columns is None else ["run_id", *columns]
                     pieces.append(columnar.decode(content, ids if len(ids) < len(part.run_ids) else None, wanted))
+                    del content  # as large as what was read of it
                 else:
                     found = columnar.unite(pieces, f"{self.path}, table {name}")
                     unknown = next((column for column in columns or () if column not in found.column_names), None)
