@@ -16,11 +16,13 @@ import reference_gpt as reference
 from conftest import MODEL, make_run
 
 from scalemem import accounting, data, laws, measure, models, objectives, optimizers, train
+from scalemem.measure.moment import Moment, sources
 from scalemem.spec import CanarySpec, OptimizerSpec, SpecError
 
 RUN = make_run(n_items=12)
 KEYS = train.key(0, "data"), train.key(0, "probe")
 UNITS = ("_bits", "_nats", "_items", "_steps", "_exposures", "_tokens", "_flops", "_s")
+OF_ROWS = ("source", "fact", "recalled", "domain", "touched", "transform", "task", "task_count")  # what rows of measures of stages are of, and truths
 DIMENSIONLESS = ("compressible", "fraction", "auc", "f1", "tpr", "rate", "probability", "count", "ratio", "accuracy", "per_param", "mia_")
 
 
@@ -55,7 +57,7 @@ def corpus(tmp_path_factory):
 @pytest.mark.parametrize("name", data.GENERATORS)
 def test_generator(name, corpus):
     """Items are pure functions of (key, i); the entropy of one is positive and no more than its tokens can carry, or not known."""
-    model = dataclasses.replace(MODEL, vocab_size=257) if name == "text" else MODEL
+    model = dataclasses.replace(MODEL, **{"text": {"vocab_size": 257}, "digits": {"vocab_size": 32, "seq_len": 65}}.get(name, {}))
     spec = {"model": model, "generator": name, "data": corpus if name == "text" else None}
     generator, run = data.get(name), make_run(n_items=12, **spec)
     one_line(generator, generator.items, generator.entropy_bits)
@@ -68,10 +70,10 @@ def test_generator(name, corpus):
     np.testing.assert_array_equal(generator.items(run, KEYS[0], jnp.asarray(shuffled)), np.asarray(tokens)[shuffled])
     np.testing.assert_array_equal(jax.jit(lambda i: generator.items(run, KEYS[0], i))(jnp.arange(5)), tokens[:5])
     np.testing.assert_array_equal(generator.items(make_run(n_items=99, **spec), KEYS[0], jnp.arange(12)), tokens)
-    assert not np.array_equal(generator.items(run, KEYS[1], jnp.arange(12)), tokens)
+    assert np.array_equal(generator.items(run, KEYS[1], jnp.arange(12)), tokens) == (name == "digits")  # images are what they are
     entropy = generator.entropy_bits(run)
     assert isinstance(entropy, float)
-    assert (name == "text") == math.isnan(entropy)
+    assert (name in ("text", "digits")) == math.isnan(entropy)
     assert math.isnan(entropy) or 0 < entropy <= (MODEL.seq_len - 1) * math.log2(MODEL.vocab_size)
     if hasattr(generator, "nats"):
         assert np.isfinite(generator.nats(run, tokens)).all()
@@ -136,23 +138,34 @@ def run_for(name):
     """A run whose data suit a measure."""
     if name in measure.OF_ITEMS:
         return RUN
+    if name in measure.OF_STAGES:
+        data = {"facts": {"variants": 3}, "tasks": {"classes": 8, "per_class": 10}}.get(name)
+        generator = {"facts": "facts", "domains": "domains", "tasks": "prototypes", "drift": "markov"}.get(name, "uniform")
+        return make_run(n_items=5 if name == "linear_tasks" else 12, generator=generator, data=data, probes=(name,))
     kind = {"exposure": {"kind": "structured", "words": 4}, "last_words": {"kind": "passphrase", "words": 8}}.get(name, {"kind": "random"})
     return make_run(n_items=12, generator="markov", data={"canaries": CanarySpec(per_group=2, groups=2, controls=3, **kind)}, probes=(name,))
 
 
+def moment_of(name, run, params):
+    """What a measure of stages is told beside the run."""
+    return (Moment(1, jax.tree.map(lambda p: p + 0.1, params), sources(run), 4),) if name in measure.OF_STAGES else ()
+
+
 @pytest.mark.parametrize("name", measure.MEASURES)
 def test_measure(name, params):
-    """Finite on a fresh model, pure, in named units, never more bits than the data have; arrays are a row a canary, and say which."""
+    """Finite on a fresh model, pure, in named units, never more bits than the data have; arrays are a row of what it is of, and say which."""
     f, run = measure.get(name), run_for(name)
     measure.check(run)
     one_line(f, inspect.getmodule(f))
-    first, second = (f(run, params, *KEYS) for _ in range(2))
+    if run.model != MODEL:
+        params = models.init(run.model, train.key(0, "init"))
+    first, second = (f(run, params, *KEYS, *moment_of(name, run, params)) for _ in range(2))
     arrays = {column: value for column, value in first.items() if np.ndim(value)}
     assert first.keys() == second.keys()
     for column, value in first.items():
         np.testing.assert_array_equal(value, second[column])
         assert re.fullmatch(r"[a-z][a-z0-9_]*", column)
-        if column in ("canary", "group", "planted", "copies", "temperature", "first_step", "last_step", "step"):
+        if column in ("canary", "group", "planted", "copies", "temperature", "first_step", "last_step", "step", *OF_ROWS):
             continue
         assert any(unit in f"_{column}_" for unit in (f"{u}_" for u in UNITS)) or any(word in column for word in DIMENSIONLESS), column
         if column not in arrays:
@@ -160,15 +173,19 @@ def test_measure(name, params):
             assert math.isfinite(value) or name in measure.OF_CANARIES, column
         if column.startswith("memorized_bits"):
             assert value <= accounting.data_bits(RUN) * (8 / 7 if column.endswith("_paper") else 1)
-    assert bool(arrays) == (name in measure.OF_CANARIES)
-    if arrays:
+    assert bool(arrays) == (name in (*measure.OF_CANARIES, *measure.OF_STAGES) and name != "drift")
+    if arrays and name in measure.OF_STAGES:
+        assert len({len(v) for v in arrays.values()}) == 1
+        assert set(OF_ROWS) & arrays.keys()
+    elif arrays:
         assert {len(v) for v in arrays.values()} == {7 if name != "compression" else len(arrays["canary"])}
         assert {"canary", "planted", "copies"} <= arrays.keys()
 
 
 def test_measures_do_not_share_columns(params):
     """Of a run; tables of canaries are a measure's own."""
-    columns = [c for name in measure.MEASURES for c, v in measure.get(name)(run_for(name), params, *KEYS).items() if not np.ndim(v)]
+    columns = [c for name in measure.MEASURES if name not in measure.OF_STAGES or name == "drift" for run in [run_for(name)]
+               for c, v in measure.get(name)(run, params, *KEYS, *moment_of(name, run, params)).items() if not np.ndim(v)]
     assert len(columns) == len(set(columns))
     assert not set(columns) & set(accounting.summary(RUN))
 
@@ -191,6 +208,9 @@ def test_architecture(name):
     assert logits.dtype == jnp.float32
     assert np.abs(logits).max() < 1
     np.testing.assert_array_equal(apply(first, tokens.at[:, 5:].set(0))[:, :5], logits[:, :5])
+    if name == "mlp":  # it answers at the last place alone
+        assert not np.any(logits[:, :-1])
+        return
     np.testing.assert_allclose(models.apply(spec)(first, tokens[:2, :5]), logits[:2, :5], rtol=1e-4, atol=1e-5)
 
 

@@ -111,7 +111,7 @@ def test_facts_without_structure_are_uniform_tokens_that_end_alike():
     ({"seq_len": 5}, r"model.seq_len = 5: must be at least 6"),
     ({"canaries": CanarySpec(per_group=1)}, "data.canaries: must be None"),
     ({"vocab": 33, "seq_len": 6, "first": 147}, r"stages\[0\].data.n_items = 13: its last fact is 53, and 2 tokens of 10 names tell 50 facts apart"),
-    ({"stage": {"inject": InjectSpec(n_items=1, first=1 << 29)}}, r"stages\[0\].inject.first = 536870912: its last fact is \d+, and facts from 178956970"),
+    ({"stage": {"inject": InjectSpec(n_items=1, first=1 << 29)}}, r"stages\[0\].inject.first = 536870912: its last fact is \d+, and facts from 1789"),
     ({"stage": {"replay": ReplaySpec(fraction=0.1, n_items=1 << 28)}}, r"stages\[0\].replay"),
 ])
 def test_what_does_not_fit_is_one_line(spec, message):

@@ -11,7 +11,7 @@ from conftest import MODEL, make_run
 from sklearn.datasets import load_digits
 
 from scalemem import data, train
-from scalemem.data import digits, domains, labels, markov, prototypes
+from scalemem.data import domains, labels, markov, prototypes
 from scalemem.spec import InjectSpec, ReplaySpec, SpecError
 
 KEY = train.key(0, "data")

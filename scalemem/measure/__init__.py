@@ -38,7 +38,8 @@ def check(run: RunSpec) -> None:
             raise SpecError(f"probe.measure = {probe.measure!r}: reads items of {' or '.join(SUITS[probe.measure])}, not of {generator!r}; change "
                             "data.generator or the measure")
         if probe.measure in OF_ITEMS and generator in ("text", "digits"):
-            raise SpecError(f"probe.measure = {probe.measure!r}: reads data sets of known entropy, and nobody knows that of {'a text' if generator == 'text' else 'images'}; take "
+            what = "a text" if generator == "text" else "images"
+            raise SpecError(f"probe.measure = {probe.measure!r}: reads data sets of known entropy, and nobody knows that of {what}; take "
                             f"{', '.join(OF_CANARIES if generator == 'text' else ('tasks', 'drift'))}")
         if probe.measure in OF_CANARIES and canaries is None:
             raise SpecError(f"probe.measure = {probe.measure!r}: reads canaries, and data.canaries = None; plant some, or take {', '.join(OF_ITEMS)}")
