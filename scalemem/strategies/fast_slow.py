@@ -25,7 +25,7 @@ def after(ctx: Context, old: Any, new: Any, memory: Any, grads: Any, step: Any) 
     optimizer's moments go on.
     """
     del old, grads
-    due = ((step + 1) % ctx.k["strategy_items"] == 0).astype(jnp.float32)
+    due = jnp.float32((step + 1) % ctx.k["strategy_items"] == 0)
     slow = trees.between(memory, new, due * ctx.k["strategy_strength"])
     return trees.between(new, slow, due), slow
 

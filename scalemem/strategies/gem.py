@@ -14,7 +14,7 @@ from scalemem.spec import RunSpec
 from scalemem.strategies import reading
 from scalemem.strategies.context import Context, Costs
 
-RIDGE = 1e-6  # of the Gram matrix of unit gradients, so that equal ones do no harm
+RIDGE = 2  # times the precision, on the Gram matrix of unit gradients, so that equal ones do no harm
 CHANGES = 6  # of the set of tasks at which a constraint is met, for each task
 
 
@@ -57,10 +57,10 @@ def multipliers(gram: Float[Array, "T T"], products: Float[Array, " T"], margin:
     [1.0, 0.0]
     """
     size = jnp.sqrt(jnp.maximum(jnp.diagonal(gram), 1e-30))
-    tasks = len(size)
-    q = gram / size / size[:, None] + RIDGE * jnp.eye(tasks)
+    tasks, precision = len(size), jnp.finfo(gram.dtype).eps
+    q = gram / size / size[:, None] + RIDGE * precision * jnp.eye(tasks)
     c = (products + gram @ jnp.full(tasks, margin)) / size
-    least = 1e-6 * jnp.abs(c).max()
+    least = 16 * precision * jnp.abs(c).max()
 
     def best(free):
         """The minimum over the free multipliers, the others at 0."""
@@ -72,7 +72,7 @@ def multipliers(gram: Float[Array, "T T"], products: Float[Array, " T"], margin:
         inside = jnp.all(~free | (goal > 0))
         reach = jnp.where(free & (goal <= 0), u / jnp.maximum(u - goal, 1e-30), 1).min()
         u = jnp.where(inside, goal, u + reach * (goal - u))
-        left = free & (u > 1e-7 * jnp.abs(u).max())
+        left = free & (u > precision * jnp.abs(u).max())
         descent = jnp.where(free, -jnp.inf, -(q @ u + c))
         grown = free | ((jnp.arange(tasks) == descent.argmax()) & (descent.max() > least))
         return u, jnp.where(inside, grown, left), inside & (grown == free).all(), n + 1

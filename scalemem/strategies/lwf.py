@@ -42,7 +42,7 @@ def batch_loss(ctx: Context, trained: Any, memory: Any, tokens: jax.Array, weigh
 def taught(ctx: Context, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
     """On which logits of each position the teacher is heard, [B, T, V], and with which weight, [B, T]."""
     support, weight = reading.scored(ctx, tokens)
-    if ctx.run.stages[0].objective == "label_in_task":
+    if ctx.run.stages[0].objective.startswith("label_in_task"):
         support = ~support & (weight > 0)[..., None]
     return support, weight
 
