@@ -75,6 +75,9 @@ def test_one_variant_and_no_structure_have_no_paraphrase(monkeypatch):
     assert found["fact"].tolist() == [start + i for start in (0, first, 2 * first, 3 * first) for i in range(3)]
     assert np.isnan(found["semantic_nats"]).all()
     assert np.isnan(found["composition_nats"]).all()
+    again = facts.measure(facts_run(), {}, *KEYS, at((0, 12), (6, 12), most=4))  # facts 0 .. 3 and 2 .. 5
+    assert again["fact"].tolist()[:6] == list(range(6))
+    assert again["source"].tolist() == ["stage0"] * 4 + ["stage1"] * 2 + ["control"] * 4
     mixed = facts.measure(facts_run(), {}, *KEYS, at((0, 12), ((1 << 28) + 3, 12), most=2))
     assert np.isnan(mixed["semantic_nats"]).tolist() == [False, False, True, True, False, False, True, True]
 

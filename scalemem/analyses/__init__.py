@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 # name -> module and function, imported when it is used
 ANALYSES: dict[str, str] = {
+    "acquisition": "acquisition.analyse",
+    "acquisition_by_encounter": "acquisition.by_encounter",
+    "acquisition_laws": "acquisition.laws",
+    "acquisition_retained": "acquisition.retained",
     "attacks": "attacks.analyse",
     "continual": "continual.analyse",
     "count": "count.analyse",
@@ -28,8 +32,11 @@ ANALYSES: dict[str, str] = {
     "finetuning_lines": "finetuning.lines",
     "finetuning_matched": "finetuning.matched",
     "finetuning_order": "finetuning.order",
+    "forgotten": "lifelong.forgotten",
     "influence": "counterfactual.influence",
     "linear_tasks": "linear_tasks.analyse",
+    "lifelong": "lifelong.forecast",
+    "lifelong_strengths": "lifelong.strengths",
     "lira": "lira.analyse",
     "matched": "matched.analyse",
     "matrix": "matrix.analyse",

@@ -16,21 +16,24 @@ from scalemem.measure.moment import Moment
 from scalemem.models import Params
 from scalemem.spec import RunSpec, SpecError
 
-FOILS = 4  # other objects that a fact's own is held against
+FOILS = 2  # other objects that a fact's own is held against
 KINDS = ("memorization", "semantic", "composition")
 
 
 def chosen(run: RunSpec, moment: Moment) -> list[tuple[str, np.ndarray]]:
     """Fact numbers of each source, at most `moment.most`, evenly spread; then "control": as many controls as the largest source has facts here.
 
-    Where a source has facts without structure, controls without structure follow, as "control_random".
+    A fact of several sources is one of the first of them. Where a source has facts without structure, controls without structure follow, as
+    "control_random".
     """
-    variants, found = run.stages[0].data.variants, []
+    variants, found, known = run.stages[0].data.variants, [], np.zeros(0, int)
     for source in moment.sources:
         low, high = source.first // variants, (source.first + source.n_items - 1) // variants
         count = min(moment.most, high - low + 1)
-        found.append((source.name, low + np.arange(count) * (high - low + 1) // count))
-    ordinary = [len(fact) for _, fact in found if not facts.unstructured(run, fact).all()]
+        fact = np.setdiff1d(low + np.arange(count) * (high - low + 1) // count, known)
+        found.append((source.name, fact))
+        known = np.concatenate([known, fact])
+    ordinary = [len(fact) for _, fact in found if len(fact) and not facts.unstructured(run, fact).all()]
     without = [len(fact) for _, fact in found if facts.unstructured(run, fact).any()]
     first = facts.first_control(run)
     for name, counts, start in (("control", ordinary, first), ("control_random", without, first + facts.first_random(run))):
