@@ -1,7 +1,8 @@
-"""Accuracy with and without a sequence, what that difference and extraction do with copies, and how well two halves of the runs agree."""
+"""Accuracy with and without a sequence, what that difference and extraction do with copies, and what it costs to leave many out."""
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pyarrow as pa
 
 from scalemem import plot, tables
 
@@ -12,7 +13,8 @@ SERIES = (("in_mean", "accuracy with it"), ("out_mean", "accuracy without it"), 
 
 
 def draw(table, result):
-    fig, axes = plt.subplots(1, 3, figsize=(7.2, 3.0))
+    fig, grid = plt.subplots(2, 2, figsize=(7.2, 5.2))
+    axes = grid.ravel()
     for axis, (kind, x, label, title) in zip(axes, PANELS, strict=False):
         rows, _ = tables.where(result.tables["duplicates"], f"kind == '{kind}'")
         for i, (y, name) in enumerate(SERIES):
@@ -31,4 +33,18 @@ def draw(table, result):
     axes[2].set(xlabel="memorization", ylabel="extracted, of runs with it", title="A point a sequence",
                 ylim=(-0.05, 1.3), yticks=np.arange(0, 6) / 5)
     axes[2].legend(loc="upper left", markerscale=1.5)
+    removals(axes[3], result.tables.get("held_out"))
     return fig
+
+
+def removals(axis, rows):
+    """Accuracy on fresh documents of the second set of runs: a point a run, and their mean."""
+    labels = ("all documents", "a quarter left\nout at random", "the most memorized\nquarter left out")
+    axis.set(title="Fresh documents of the same contents", ylabel="accuracy, 90 %", xlim=(-0.5, 2.5), xticks=range(3), xticklabels=labels)
+    if rows is None or not rows.num_rows:
+        return
+    arm = [2 if without else int(include < 1) for include, without in zip(rows["include"].to_pylist(), rows["without"].to_pylist(), strict=True)]
+    for i in sorted(set(arm)):
+        found = rows.filter(pa.array([a == i for a in arm]))["top1_fraction"].to_pylist()
+        axis.plot(np.full(len(found), i), found, ".", color="0.7", markersize=3, zorder=1)
+    plot.points(axis, rows.append_column("arm", pa.array(arm)), "arm", "top1_fraction", "mean", plot.COLOURS[0], "o")

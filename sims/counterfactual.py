@@ -55,6 +55,7 @@ def sweep(natural: RunSpec, copied: RunSpec, seeds: int, more: int) -> Sweep:
 def removal(copied: RunSpec, most: str, seeds: int) -> Sweep:
     """All documents; without a quarter drawn by each seed; without those named. Never planted, to be asked for: half as many again."""
     stage = copied.stages[0]
+    assert stage.data.canaries
     canaries = replace(stage.data.canaries, include=1.0, controls=stage.data.n_items // 2)
     base = replace(copied, seed=SECOND, stages=(replace(stage, data=replace(stage.data, canaries=canaries)),))
     arms = grid({"include": 1.0, "without": ""}, {"include": 0.75, "without": ""}, {"include": 1.0, "without": most})
