@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from scipy.special import expit
 
-from scalemem.analyses import count, matrix, transfer, which
+from scalemem.analyses import matrix, transfer, which
 from scalemem.analyses.panel import Panel
 from scalemem.spec import SpecError
 from scalemem.tables import RowsError, TableError
@@ -103,9 +103,6 @@ def test_a_forecast_never_sees_its_target(k, f):
     made = [m for m in (transfer.learn(p, k, f, 4) for p in (panel, other)) if m is not None]
     p, q = (m.probability(transfer.visible(x, k, f), k, f, 4) for m, x in zip(made, (panel, other), strict=True))
     assert np.array_equal(p, q)
-    assert np.array_equal(count.forecast(panel, k, f, 4), count.forecast(other, k, f, 4))
-    for a, b in zip(count.spread(panel, k, f, 4), count.spread(other, k, f, 4), strict=True):
-        assert np.array_equal(a, b)
 
 
 def test_pairs_that_teach():
@@ -137,37 +134,6 @@ def test_no_signal_no_skill():
     assert abs(row["spearman"]) < 0.08
     assert row["forecast_average_precision"] == pytest.approx(0.3, abs=0.05)
     assert row["forecast_brier_fraction"] == pytest.approx(0.21, abs=0.02)
-
-
-def test_counts_lie_in_their_interval_as_often_as_they_should():
-    rows = [r for s in range(200) for r in count.analyse(suite(s, n=100), **COLUMNS, sizes=[8000]).to_pylist()]
-    inside = np.array([r["inside"] for r in rows]).reshape(200, 2)
-    width = np.array([(r["high_count"] - r["low_count"]) / r["n_count"] for r in rows])
-    error = np.array([abs(r["forecast_count"] - r["memorized_count"]) / r["n_count"] for r in rows])
-    assert inside.mean() >= 0.8
-    assert inside.all(1).mean() >= 0.8
-    assert width.mean() < 0.5
-    assert error.mean() < 0.08
-    naive = np.array([abs(100 * expit(count.logits(Panel.of(suite(s, n=100)["extraction"], "score", "exact"), 3, 0)) - [
-        r["memorized_count"] for r in rows[2 * s:2 * s + 2]]).mean() / 100 for s in range(20)])
-    assert error[:40].mean() < naive.mean() / 2  # half the error of "as many as the next smaller size"
-
-
-def test_count_by_hand():
-    fraction = [0.1, 0.2, 0.4]
-    cells = {(10 * 2**i, 1.0): [1.0] * int(100 * q) + [0.5] * int(100 - 100 * q) for i, q in enumerate(fraction)}
-    row = count.analyse(table_of(cells), value="score", memorized="score", sizes=[20]).to_pylist()[0]
-    logit = lambda s: math.log((s + 0.5) / (100.5 - s))  # noqa: E731
-    law = 2 * logit(20) - logit(10)
-    sd = count.PRIOR_SD * math.log(2) * 2 * math.log(2)  # no back-test yet: the prior alone, with one degree of freedom
-    at = lambda x: 101 * expit(x) - 0.5  # noqa: E731
-    assert row["law_count"] == pytest.approx(at(law))
-    centre = (law + logit(row["map_count"])) / 2  # neither was tested: they weigh the same
-    assert row["forecast_count"] == pytest.approx(at(centre))
-    assert (row["low_count"], row["high_count"]) == (math.floor(at(centre - 6.3137515 * sd)), math.ceil(at(centre + 6.3137515 * sd)))
-    assert (row["memorized_count"], row["inside"], row["backtests_count"]) == (40, True, 0)
-    with pytest.raises(SpecError, match="must be between 0 and 1"):
-        count.analyse(table_of(cells), value="score", memorized="score", interval=1.0)
 
 
 def test_matrices_mirror():
