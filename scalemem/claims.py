@@ -115,6 +115,28 @@ def evaluate(toml: Mapping[str, Any], table: pa.Table, measured: Mapping[str, pa
     return _Study(toml, table, measured or {}).result()
 
 
+class _Analyses(Mapping):
+    """The tables of a study's other analyses, each made when it is first asked for."""
+
+    def __init__(self, study: _Study, but: str):
+        self.study = study
+        self.names = [e["name"] for e in study.toml.get("analysis", ()) if e["name"] != but]
+
+    def __getitem__(self, name: str) -> pa.Table:
+        if name not in self.names:
+            raise KeyError(name)
+        return self.study.table(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+
 class _Study:
     """Resolves tables, fits and fitted parameters by name, each once and when it is asked for."""
 
@@ -148,11 +170,11 @@ class _Study:
         return self.tables[name]
 
     def analysed(self, entry: dict[str, Any]) -> pa.Table:
-        """What an analysis makes of the runs and of the tables of their measures."""
+        """What an analysis makes of the runs, of the tables of their measures, and of other analyses."""
         from scalemem import analyses
 
         try:
-            found = ChainMap({"runs": self.table()}, self.measured)  # type: ignore[arg-type]
+            found = ChainMap({"runs": self.table()}, self.measured, _Analyses(self, entry["name"]))  # type: ignore[arg-type]
             return analyses.run(entry["kind"], found, entry.get("options", {}))
         except TableError as error:
             raise RowsError(f"analysis {entry['name']}: {error}") from None

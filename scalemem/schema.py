@@ -1,6 +1,7 @@
 """What `fits/NAME.toml` may say, and the check of it. Its sections are
 
-    [[analysis]]  name, kind, [options = {...}]: what scalemem.analyses.KIND makes of the runs and of the tables of their measures
+    [[analysis]]  name, kind, [options = {...}]: what scalemem.analyses.KIND makes of the runs, of the tables of
+                                     their measures, and of other analyses, which options name
     [[derive]]    name, expression, [unit], [table]
     [[reduce]]    name, group = [columns], column, statistic = "mean" | "median" | "max" | "min" | "count", [where, reason], [table]
     [[fit]]       name, law, y, x = {predictor = "column"}, [group, where + reason, table, interval, replicates, misfit_sd, noise_sd,

@@ -204,9 +204,11 @@ def advance(shape: Shape, state: State, k: Knobs, segments: Any) -> State:
             new, memory = strategy.after(ctx, trained, new, memory, grads, number)
         return new, opt, nats + total, memory
 
-    def one_segment(st: State) -> State:
+    def ordered(epoch):
+        return permutation(shape.run, jax.random.fold_in(order_key, epoch + k["stage"] * STAGE), shape.slots, n)
+
+    def one_segment(st: State, order) -> State:
         epoch, part = st.segment // stage.segments, st.segment % stage.segments
-        order = permutation(shape.run, jax.random.fold_in(order_key, epoch + k["stage"] * STAGE), shape.slots, n)
         first, last = _bound(steps, part, stage.segments), _bound(steps, part + 1, stage.segments)
         trained, opt, nats, memory = lax.fori_loop(
             first, last, lambda s, c: step(s, c, order, epoch), (st.params, st.optimizer, jnp.float32(0), st.memory))
@@ -214,8 +216,21 @@ def advance(shape: Shape, state: State, k: Knobs, segments: Any) -> State:
         nats = nats / (items * (model.seq_len - 1))
         return st._replace(params=trained, optimizer=opt, segment=st.segment + 1, loss_nats=nats, diverged=~jnp.isfinite(nats), memory=memory)
 
+    def one_of_many(carry):
+        """A segment of an epoch of several, whose order is made when the epoch begins."""
+        st, order = carry
+        epoch = st.segment // stage.segments
+        order = lax.cond(st.segment % stage.segments == 0, lambda: ordered(epoch), lambda: order)
+        return one_segment(st, order), order
+
     until = jnp.minimum(state.segment + segments, k["exposures"] * stage.segments)
-    return lax.while_loop(lambda st: (st.segment < until) & ~st.diverged, one_segment, state)
+
+    def going(st: State):
+        return (st.segment < until) & ~st.diverged
+
+    if stage.segments == 1:
+        return lax.while_loop(going, lambda st: one_segment(st, ordered(st.segment)), state)
+    return lax.while_loop(lambda c: going(c[0]), one_of_many, (state, ordered(state.segment // stage.segments)))[0]
 
 
 def _bound(steps: Any, part: Any, segments: int) -> Any:

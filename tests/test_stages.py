@@ -1,6 +1,7 @@
 """Runs of several stages: what they share with runs of one, replay and injection, what is trained, resume."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -69,12 +70,10 @@ def test_a_second_stage_goes_on_from_the_first_with_its_own_items_and_optimizer(
     assert tables["runs"][0]["stage1_n_items"] == 8
     assert tables["runs"][0]["norm"] == ends[1][-1]["norm"]
 
-    alone, k = pack.Pack(train.Shape.of(one), (one,), 1), train.knobs(one, 1)
-    first = train.Shape.of(one).stage(0)
-    state = train.advance(first, train.start(first, train.knobs(one)), train.knobs(one), 1 << 20)
-    fresh = train.switch(first, alone.shape.stage(1), state, train.knobs(one), k)
+    shape, k0, k1 = train.Shape.of(one), train.knobs(one), train.knobs(one, 1)
+    state = jax.jit(lambda: train.advance(shape.stage(0), train.start(shape.stage(0), k0), k0, 1 << 20))()
+    fresh, kept = (jax.jit(functools.partial(train.switch, shape.stage(0), shape.stage(1), continued=c))(state, k0, k1) for c in (False, True))
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(fresh.optimizer))  # re-warmed
-    kept = train.switch(first, alone.shape.stage(1), state, train.knobs(one), k, continued=True)
     assert jax.tree.all(jax.tree.map(np.array_equal, kept.optimizer, state.optimizer))
 
 
@@ -130,9 +129,14 @@ def test_paraphrases_go_round_all_sentences_but_the_held_out_one():
 def test_only_what_is_named_is_trained(trains):
     run = staged({"trains": trains, "rank": 3, "exposures": 2})
     shape, k0, k1 = train.Shape.of(run), train.knobs(run), train.knobs(run, 1)
-    state = train.switch(shape.stage(0), shape.stage(1), train.start(shape.stage(0), k0), k0, k1)
-    before, after = train.weights(shape.stage(1), state, k1), train.advance(shape.stage(1), state, k1, 9)
-    end = train.weights(shape.stage(1), after, k1, ended=True)
+
+    @jax.jit
+    def both():
+        state = train.switch(shape.stage(0), shape.stage(1), train.start(shape.stage(0), k0), k0, k1)
+        after = train.advance(shape.stage(1), state, k1, 9)
+        return state, after, train.weights(shape.stage(1), state, k1), train.weights(shape.stage(1), after, k1, ended=True)
+
+    state, after, before, end = both()
     moved = {trainable._name(path): bool(np.any(a != b)) for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(end), strict=True)}
     matrices = {n for n in moved if n.endswith("/w")}
@@ -154,7 +158,7 @@ def test_a_stopped_staged_run_goes_on_bit_for_bit(tmp_path):
     run = staged({"trains": "lora", "rank": 2, "exposures": 6}, {"exposures": 3}, exposures=5)
     whole = run_all(run, tmp_path / "whole")
     calls = iter(range(10_000))
-    again = run_all(run, tmp_path / "stopped", stopping=lambda: next(calls) % 2 == 0, checkpoint_s=0)
+    again = run_all(run, tmp_path / "stopped", stopping=lambda: next(calls) % 9 == 4, checkpoint_s=0)
     for name in whole:
         assert json.dumps(again[name]) == json.dumps(whole[name])  # as text, for nan is not nan
 

@@ -2,6 +2,7 @@
 
 from scalemem.commands.allocation import allocate
 from scalemem.commands.curves import backtest, fit, forecast
+from scalemem.commands.lifelong import lifelong
 from scalemem.commands.studies import export, figure, plan, run, status, studies, study
 from scalemem.commands.terminal import Stopped
 from scalemem.durable import StoreError
@@ -10,4 +11,5 @@ from scalemem.tables import TableError
 
 BAD_INPUT = (SpecError, StoreError, TableError)
 
-__all__ = ["BAD_INPUT", "Stopped", "allocate", "backtest", "export", "figure", "fit", "forecast", "plan", "run", "status", "studies", "study"]
+__all__ = ["BAD_INPUT", "Stopped", "allocate", "backtest", "export", "figure", "fit", "forecast", "lifelong", "plan", "run", "status", "studies",
+           "study"]
