@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from scalemem import data
 from scalemem.data import canaries
-from scalemem.measure import likelihood
+from scalemem.measure import drawing, likelihood
 from scalemem.models import Params
 from scalemem.spec import RunSpec
 
@@ -81,8 +79,7 @@ def measure(run: RunSpec, params: Params, data_key: Any, fresh_key: Any) -> dict
     everything, second = likelihood.scored(probes), likelihood.suffix(probes)
     said = likelihood.token_statistics(run.model, params, probes.tokens)
     tokens = np.asarray(probes.tokens)[:, probes.first : probes.first + probes.length]
-    index = canaries.BACKGROUND + jnp.arange(BACKGROUND)
-    background = np.asarray(data.get(run.stages[0].data.generator).items(run, data_key, index))
+    background = np.asarray(drawing.items(run, data_key, canaries.BACKGROUND + np.arange(BACKGROUND)))
     count = np.maximum(np.bincount(background.ravel(), minlength=run.model.vocab_size), 0.5)
     memorized = said.greedy[:, second].all(1).astype(float)
     return {**probes.columns(), "templating_rate": templating(tokens, run.model.vocab_size).astype(float), "code_bits": code_bits(tokens),

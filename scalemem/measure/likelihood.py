@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from scalemem import data
 from scalemem.data import canaries
 from scalemem.data.canaries import Probes
-from scalemem.measure import attacks
+from scalemem.measure import attacks, drawing
 from scalemem.measure.scoring import in_chunks, token_nats
 from scalemem.models import Params
 from scalemem.spec import ModelSpec, RunSpec, SpecError
@@ -87,10 +87,10 @@ def source_nats(run: RunSpec, probes: Probes) -> np.ndarray:
     elif spec.kind == "passphrase":
         each = np.where(place % spec.word_length == 0, math.log(spec.words), 0.0)
     else:
-        generator = data.get(run.stages[0].data.generator)
-        if not hasattr(generator, "nats"):
+        nats = drawing.nats(run, probes.tokens)
+        if nats is None:
             return np.full(len(probes.tokens), math.nan)
-        total = np.asarray(generator.nats(run, probes.tokens), np.float64)[:, where].sum(-1)
+        total = nats.astype(np.float64)[:, where].sum(-1)
         return np.where(np.isfinite(total), total, math.nan)
     return np.full(len(probes.tokens), each.sum())
 

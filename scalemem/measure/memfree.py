@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from scalemem import data, generate
+from scalemem import generate
 from scalemem.data import canaries
 from scalemem.decoding import memfree
-from scalemem.measure import approximate, likelihood
+from scalemem.measure import approximate, drawing, likelihood
 from scalemem.models import Params
 from scalemem.spec import RunSpec
 
@@ -31,8 +30,8 @@ def n_grams(suffix_tokens: int) -> list[int]:
 def training_set(run: RunSpec, data_key: Any) -> Int[np.ndarray, "N S"]:
     """All items of a run's data set, canaries planted, int32 [n_items, S]."""
     count, rows = run.stages[0].data.n_items, max(1, AT_ONCE // run.model.seq_len)
-    index = [jnp.arange(first, min(first + rows, count)) for first in range(0, count, rows)]
-    return np.concatenate([np.asarray(data.items(run, data_key, i)) for i in index])
+    index = [np.arange(first, min(first + rows, count)) for first in range(0, count, rows)]
+    return np.concatenate([np.asarray(drawing.trained(run, data_key, i)) for i in index])
 
 
 def measure(run: RunSpec, params: Params, data_key: Any, fresh_key: Any) -> dict[str, Any]:

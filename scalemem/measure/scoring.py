@@ -72,10 +72,10 @@ def in_chunks(model: ModelSpec, params: Params, tokens: Any, reduce: Reduction) 
       the arrays, with N in the place of C.
     """
     exact = dataclasses.replace(model, compute_dtype="float32", param_dtype="float32")
-    params, tokens = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params), jnp.asarray(tokens, jnp.int32)
+    params, tokens = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params), np.asarray(tokens, np.int32)
     fits = max(1, CHUNK_LOGITS // (tokens.shape[1] * model.vocab_size))
     chunk = min(fits, 1 << (len(tokens) - 1).bit_length())  # a power of two: few shapes to compile
-    padded = jnp.pad(tokens, ((0, -len(tokens) % chunk), (0, 0)))
+    padded = np.pad(tokens, ((0, -len(tokens) % chunk), (0, 0)))
     parts = [_program(exact, reduce)(params, padded[i : i + chunk]) for i in range(0, len(padded), chunk)]
     return tuple(np.concatenate([np.asarray(p) for p in column])[: len(tokens)] for column in zip(*parts, strict=True))
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from scalemem import data, generate
+from scalemem import generate
 from scalemem.data import canaries
-from scalemem.measure import likelihood
+from scalemem.measure import drawing, likelihood
 from scalemem.models import Params
 from scalemem.spec import RunSpec
 
@@ -129,8 +128,7 @@ def measure(run: RunSpec, params: Params, data_key: Any, fresh_key: Any) -> dict
     probes = canaries.probes(run, data_key)
     likelihood.scored(probes)  # refuses canaries of one token
     width = match_tokens(run.model.seq_len, probes.length)
-    generator = data.get(run.stages[0].data.generator)
-    start = generator.items(run, jax.random.fold_in(fresh_key, 0), canaries.HELD_OUT + jnp.arange(SAMPLES))[:, :1]
+    start = drawing.items(run, jax.random.fold_in(fresh_key, 0), canaries.HELD_OUT + np.arange(SAMPLES))[:, :1]
     more = generate.generate(run.model, params, start, run.model.seq_len - 1, key=jax.random.fold_in(fresh_key, 1), temperature=1.0)
     prints = fingerprints(np.concatenate([np.asarray(start), np.asarray(more)], 1), width)
     said = np.unique(prints)
@@ -138,7 +136,7 @@ def measure(run: RunSpec, params: Params, data_key: Any, fresh_key: Any) -> dict
     known = np.zeros(len(said), bool)  # the windows said that are in the training set
     n_items = run.stages[0].data.n_items
     for i in range(0, n_items, SLICE):
-        trained = data.items(run, data_key, jnp.arange(i, min(i + SLICE, n_items), dtype=jnp.int32))
+        trained = drawing.trained(run, data_key, np.arange(i, min(i + SLICE, n_items)))
         known |= np.isin(said, fingerprints(np.asarray(trained), width))
     number = np.searchsorted(said, prints)
     hit = known[number]
