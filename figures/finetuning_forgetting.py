@@ -22,7 +22,7 @@ def draw(table, result):
         x = np.linspace(*fit.ranges["x"], 2)
         b = fit.parameters["b"]
         axes[0].plot(x, fit.parameters["a"].value + b.value * x, color="0.3", linewidth=0.9)
-        axes[0].set_title(f"Line of all ranks: slope {b.value:.2f} ({b.low:.2f} to {b.high:.2f})")
+        axes[0].set_title(f"Line of ranks: slope {b.value:.2f}")
         top = max(tables.where(points, "trains == 'lora'")[0]["forgetting_nats"].to_pylist())
         axes[0].set_ylim(None, top * 1.35)
     axes[0].set(xlabel="loss on new facts, nats a token", ylabel="forgetting $L_f$, nats a token")
@@ -37,12 +37,12 @@ def draw(table, result):
             mean = [np.mean(tables.where(made, f"stage_step == {s}")[0]["forecast_nats"].to_pylist()) for s in steps]
             axes[1].plot(steps, mean, color=plot.COLOURS[i], linestyle="--")
     plot.log_x(axes[1])
-    axes[1].set(xlabel="step of fine-tuning", ylabel="forgetting $L_f$, nats a token", title="Dashed: law (c) of ranks to 8, 60 % of steps")
+    axes[1].set(xlabel="step of fine-tuning", ylabel="forgetting $L_f$, nats a token", title="Dashed: forecast by law (c)")
 
     if "matched" in result.tables:
         for i, (name, label) in enumerate((("highest_nats", "rank of most"), ("lowest_nats", "rank of least"))):
             part = result.tables["matched"]
             axes[2].plot(part["level_nats"].to_pylist(), part[name].to_pylist(), plot.MARKERS[i], color=plot.COLOURS[i], markersize=2.5, label=label)
         axes[2].legend()
-    axes[2].set(xlabel="loss on new facts, all stopped there", ylabel="forgetting $L_f$, nats a token", title="At one loss, by seed and level")
+    axes[2].set(xlabel="loss on new facts, nats a token", ylabel="forgetting $L_f$, nats a token", title="All ranks stopped at one loss")
     return fig
