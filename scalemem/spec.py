@@ -488,6 +488,7 @@ def canonical_json(spec: RunSpec) -> str:
     return json.dumps(to_dict(spec, defaults=False), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def run_id(spec: RunSpec) -> str:
     """Identity of a run: the first 16 hexadecimal digits of SHA-256 of its canonical JSON.
 
