@@ -28,7 +28,7 @@ def run_of(*, seed=0, batch=5, encounters=3, paraphrase=False, again=True) -> Ru
 
 
 def tables_of(*runs, decay=0.3, pull=0.0, drift=0.0):
-    """Log probability -4 before; after each encounter +1 within three steps, lost again but for 0.5 by the next; R = 0.99 - decay log10(t) at the end.
+    """Log probability -4 before; after each encounter +1 within three steps, lost but for 0.5 by the next; R = 0.99 - decay log10(t) at the end.
 
     A second fact is lower by 1 throughout. Semantic is half as far from -4; composition never moves; all drift by `drift` a step.
     """
@@ -100,6 +100,11 @@ def test_encounters_one_by_one():
 def test_a_shorter_window_finds_what_it_can_see():
     table = analyses.run("acquisition", tables_of(run_of()), {"window": 2, "again": 1})
     assert only(table)["effectivity_nats"] == pytest.approx(2 / 3)
+
+
+def test_a_window_ends_at_the_next_encounter():
+    table = analyses.run("acquisition", tables_of(run_of()), {"window": 25, "again": 1})
+    assert only(table)["effectivity_nats"] == pytest.approx(1)
 
 
 def test_drift_that_all_facts_share_is_taken_off_against_controls():

@@ -2,7 +2,7 @@
 
 With l(t) the log probability of a fact's object under the weights before update t, and encounters at t_1 < ... < t_N, of the mean over facts,
 
-    t_LAM(i) = argmax of l over t_i < t <= t_i + window          the local acquisition maximum
+    t_LAM(i) = argmax of l over t_i < t <= t_i + window          the local acquisition maximum (and not beyond t_(i+1))
     E(i)     = l(t_LAM(i)) - l(t_i)                              effectivity of encounter i
     R(t)     = (l(t_LAM(N) + t) - l(t_1)) / (l(t_LAM(N)) - l(t_1))    retainability, t steps after the last maximum
 
@@ -98,8 +98,8 @@ def analyse(tables: Mapping[str, pa.Table], *, table: str = "facts", window: int
       against: "before": R as it is defined. "controls": of l less the mean of the controls at the same step, for what all facts, met or not,
         gain and lose alike.
     Returns:
-      met_count (encounters, without those of `again`), sentence_count (different sentences that a fact was met in: 1, duplicates), kind; batch_size
-      of the stages with encounters, and pretrain_steps before them; effectivity_nats, mean of E; that of the first and of the last encounter;
+      met_count (encounters, without those of `again`), sentence_count (different sentences that a fact was met in: 1, duplicates), kind;
+      pretrain_steps before the run's first encounter of a fact that is met more often than `again`, and batch_size then; effectivity_nats, mean of E; that of the first and of the last encounter;
       less_than_memorization_nats: by how much it is less than that of the kind "memorization"; gain_nats = l(t_LAM(N)) - l(t_1), end_gain_nats at
       the last step measured, control_gain_nats of the controls up to t_LAM(N); again_effectivity_nats, mean of the E of `again`;
       decay_per_decade_rate (a), decay_per_efold_rate, intercept_fraction (r), explained_fraction (R^2 of the line), points_count; gone_steps =
@@ -116,7 +116,7 @@ def analyse(tables: Mapping[str, pa.Table], *, table: str = "facts", window: int
             since, share = _retained(curve, window)
             drawn, gain = line(since, share), float(curve.value[at[-1]] - _before(curve))
             gone = 10 ** min(drawn.intercept / drawn.decay, 300.0) if drawn.decay > 0 else math.nan
-            come_again = _effects(curve._replace(met=curve.again), window)[0].mean() if len(curve.again) else math.nan
+            come_again = _effects(curve._replace(met=curve.again, again=curve.again[:0]), window)[0].mean() if len(curve.again) else math.nan
             found.append({**curve.key, "effectivity_nats": float(effects.mean()), "first_effectivity_nats": float(effects[0]),
                           "last_effectivity_nats": float(effects[-1]),
                           "less_than_memorization_nats": math.nan if memorized is None else float((memorized - effects).mean()),
@@ -139,7 +139,7 @@ def by_encounter(tables: Mapping[str, pa.Table], *, table: str = "facts", window
     """
     found = []
     for curve in _curves(tables, table, window, again, against, where):
-        effects, start, at, _ = _effects(curve._replace(met=np.concatenate([curve.met, curve.again])), window)
+        effects, start, at, _ = _effects(curve._replace(met=np.concatenate([curve.met, curve.again]), again=curve.again[:0]), window)
         found += [{**curve.key, "encounter": i + 1, "effectivity_nats": float(e), "before_nats": float(curve.value[s]),
                    "maximum_nats": float(curve.value[a]), "to_maximum_steps": float(curve.step[a] - curve.step[s])}
                   for i, (e, s, a) in enumerate(zip(effects, start, at, strict=True))]
@@ -208,7 +208,8 @@ def _before(curve: Curve) -> float:
 def _effects(curve: Curve, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(E, place of t_i, place of the maximum, its value) of each encounter."""
     start = np.searchsorted(curve.step, curve.met)
-    end = np.searchsorted(curve.step, curve.met + window, side="right")
+    until = np.minimum(curve.met + window, np.append(curve.met[1:], curve.again[:1] if len(curve.again) else curve.step[-1]))
+    end = np.searchsorted(curve.step, until, side="right")
     at = np.array([s + 1 + np.argmax(curve.value[s + 1 : e]) for s, e in zip(start, end, strict=True)])
     return curve.value[at] - curve.value[start], start, at, curve.value[at]
 
@@ -269,9 +270,10 @@ def _of_run(run: RunSpec, name: str, rows: pa.Table, window: int, again: int, ag
     for i, number in enumerate(facts.tolist()):
         if number in met and len(met[number]) > again:
             schedules.setdefault(tuple(at for at, _ in met[number]), []).append(i)
-    first = next(i for i, stage in enumerate(run.stages) if stage.inject) if met else 0
+    begun = min((at[0] for at in schedules), default=0)
+    starts = np.cumsum([0, *map(_steps, run.stages)])
     known = {"run_id": name, "seed": run.seed, "n_params": int(panels.number(rows, "n_params")[0]), "d_model": run.model.d_model,
-             "pretrain_steps": sum(map(_steps, run.stages[:first])), "batch_size": run.stages[first].batch_size}
+             "pretrain_steps": begun, "batch_size": run.stages[int(np.searchsorted(starts, begun, side="right")) - 1].batch_size}
     found = []
     for at, members in schedules.items():
         cut = len(at) - again
