@@ -7,11 +7,10 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from scalemem.durable import StoreError, StoreWarning
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
 _PLAIN = (float, int, str, bool, type(None))
@@ -49,6 +48,8 @@ def repeated(value: Any, count: int) -> np.ndarray:
     >>> repeated("ab", 10**9).nbytes // 10**9, repeated("ab", 10**9).strides
     (8, (0,))
     """
+    import numpy as np
+
     return np.broadcast_to(np.asarray(value), (count,))
 
 
@@ -57,9 +58,12 @@ def unite_blocks(blocks: Sequence[Mapping[str, Any]]) -> Block:
 
     >>> dict(unite_blocks([{"a": [1]}, {"a": [2], "b": [3.0]}]))
     {'a': [1, 2], 'b': [None, 3.0]}
+    >>> import numpy as np
     >>> list(unite_blocks([{"a": np.arange(2)}, {"a": [5]}])["a"])
     [0, 1, 5]
     """
+    import numpy as np
+
     names = dict.fromkeys(name for block in blocks for name in block)
     sizes = [len(next(iter(block.values()), ())) for block in blocks]
     united = Block()
@@ -78,6 +82,8 @@ def distinct(values: Any) -> list[Any]:
     >>> distinct(Pieces([repeated("b", 3), ["a", "b"]]))
     ['b', 'a']
     """
+    import numpy as np
+
     found: dict[Any, None] = {}
     for part in values.parts if isinstance(values, Pieces) else [values]:
         if isinstance(part, np.ndarray):
@@ -96,6 +102,7 @@ def encode(name: str, rows: Sequence[Mapping[str, Any]] | Block, compression: st
     Raises:
       StoreError: a column mixes types that have no common one.
     """
+    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -116,6 +123,7 @@ def encode(name: str, rows: Sequence[Mapping[str, Any]] | Block, compression: st
 
 def _typed(table: str, column: str, values: Any) -> tuple[list[Any], pa.DataType]:
     """The pieces of a column, NumPy's as they are and others as Arrow arrays, and the type that holds all of them."""
+    import numpy as np
     import pyarrow as pa
 
     parts, listed = [], []
@@ -144,6 +152,7 @@ def _no_column(table: str, column: str, kinds: set[str], error: Exception) -> St
 
 
 def _kind(part: Any) -> pa.DataType:
+    import numpy as np
     import pyarrow as pa
 
     if not isinstance(part, np.ndarray):
@@ -225,6 +234,7 @@ def unite(pieces: Sequence[pa.Table], where: str) -> pa.Table:
     A column that a piece lacks is null there; integers and floats unite to floats; other types that differ unite to
     strings, with a StoreWarning that names the column.
     """
+    import numpy as np
     import pyarrow as pa
 
     try:
@@ -245,6 +255,8 @@ def unite(pieces: Sequence[pa.Table], where: str) -> pa.Table:
 
 def _ranks(column: pa.ChunkedArray) -> np.ndarray:
     """The place of each text among the column's, in order, int32 [rows]."""
+    import numpy as np
+
     number: dict[str, int] = {}
     codes = [np.zeros(0, np.int32)]
     for chunk in column.chunks:

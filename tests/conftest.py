@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 # Before JAX is imported, and inherited by the workers that tests start. Programs are compiled once a session, in whichever process.
-_CACHE = tempfile.TemporaryDirectory(prefix="scalemem-tests-xla-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+_CACHE = tempfile.TemporaryDirectory(prefix="scalemem-tests-xla-") if "PYTEST_XDIST_WORKER" not in os.environ else None
+if _CACHE:  # the processes that this one starts share it
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
@@ -22,7 +23,8 @@ SLOTS, ROWS, SIZE = 16, 5, 8  # the one program: room for 16 items, 5 rows a pas
 
 
 def pytest_unconfigure(config):
-    _CACHE.cleanup()
+    if _CACHE:
+        _CACHE.cleanup()
 
 
 def make_run(model=MODEL, *, n_items=13, batch_size=5, exposures=4, seed=0, probes=("capacity",), order="permuted",

@@ -19,9 +19,9 @@ MAY_IMPORT = {
     "models": ["sweep", "accounting"],
     "objectives": ["sweep", "accounting"],
     "optimizers": ["sweep", "accounting"],
-    "strategies": ["objectives", "models", "accounting"],
+    "strategies": ["objectives", "trainable", "accounting"],
     "trainable": ["models"],
-    "measure": ["data", "models", "generate", "decoding"],  # DESIGN.md has them side by side; a measure draws items and applies a model
+    "measure": ["data", "models", "generate", "decoding", "objectives"],  # DESIGN.md has them side by side; a measure draws items and applies a model
     "train": ["data", "models", "objectives", "optimizers", "measure", "strategies", "trainable"],
     "pack": ["train"],
     "checkpoint": ["columnar"],

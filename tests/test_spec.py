@@ -97,11 +97,17 @@ def _get(value, path):
 OTHER = {"d_model": 32, "n_layers": 2, "n_heads": 2, "vocab_size": 64, "seq_len": 16, "norm": "rmsnorm",
          "position": "rotary", "exposures": 250, "mlp": "swiglu", "tied": False,
          "param_dtype": "bfloat16", "compute_dtype": "bfloat16", "order": "sequential",
-         "schedule": "cosine", "at": "powers_of_two", "context": 2, "tokenizer": "bpe", "canaries": {"per_group": 2}, "segments": 2}
+         "schedule": "cosine", "at": "powers_of_two", "context": 2, "tokenizer": "bpe", "canaries": {"per_group": 2}, "segments": 2,
+         "variants": 3, "domains": 4, "scenario": "task", "replay": {"fraction": 0.5, "n_items": 4}, "inject": {"n_items": 2, "first": 200},
+         "strategy": {"name": "ewc"}, "trains": "half"}
 
 
 @pytest.mark.parametrize("path", _leaves(to_dict(RUN)), ids=lambda path: ".".join(map(str, path)))
 def test_every_field_is_part_of_identity(path):
+    if path[-1] == "continued":  # legal in a further stage only
+        two = dataclasses.replace(RUN, stages=(STAGE, STAGE))
+        assert run_id(from_dict(RunSpec, _put(to_dict(two), ("stages", 1, "continued"), True))) != run_id(two)
+        return
     old = _get(to_dict(RUN), path)
     new = OTHER[path[-1]] if path[-1] in OTHER else (old + "2" if isinstance(old, str) else 1 if old == 0 else old * 0.5)
     assert run_id(from_dict(RunSpec, _put(to_dict(RUN), path, new))) != run_id(RUN)
@@ -189,7 +195,7 @@ def test_messages_name_field_value_and_what_is_legal(change, said):
 
 
 @pytest.mark.parametrize("change", [
-    {"stages": ()}, {"stages": (STAGE, STAGE)}, {"probes": ()}, {"stages": STAGE}, {"stages": ({"data": 1},)},
+    {"stages": ()}, {"stages": (STAGE, dataclasses.replace(STAGE, data=DataSpec(n_items=128, generator="zipf")))}, {"probes": ()}, {"stages": STAGE}, {"stages": ({"data": 1},)},
     {"model": None}, {"seed": -1}, {"probes": ("capacity",)}])
 def test_runs_that_cannot_be(change):
     with pytest.raises(SpecError):
