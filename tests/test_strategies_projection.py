@@ -23,9 +23,9 @@ def primal(g, old):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_gem_is_the_reference_quadratic_program(seed, tasks=6):
+def test_gem_is_the_reference_quadratic_program(seed):
     """To 1e-6 in double precision; constraints hold to 1e-6 of the lengths in single precision, too. Gradients differ by a factor of 100."""
-    rng = np.random.default_rng(seed)
+    rng, tasks = np.random.default_rng(seed), 6
     old = (rng.normal(size=(tasks, 12)) + rng.normal(size=12)) * 10 ** rng.uniform(-1, 1, (tasks, 1))
     g = rng.normal(size=12) - 0.1 * old.sum(0)
     for margin in (0.0, 0.5):
