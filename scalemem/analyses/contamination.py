@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 TOKENS_PER_PARAM = 20  # of a "Chinchilla" of tokens
 COLUMNS = ("run_id", "seed", "n_params", "repeats_count", "train_tokens", "chinchillas_ratio", "later_weight_decay", "pool_items", "is_fresh",
-           "stage", "stage_step", "later_tokens", "later_ratio", "leaked_count", "accuracy_gap_fraction", "loss_gap_nats", "loss_gap_left_fraction",
-           "weight_left_fraction", "inside_envelope")
+           "stage", "stage_step", "later_tokens", "later_ratio", "leaked_count", "accuracy_gap_fraction", "loss_gap_nats", "first_loss_gap_nats",
+           "loss_gap_left_fraction", "weight_left_fraction", "inside_envelope")
 
 
 def analyse(tables: Mapping[str, pa.Table], *, table: str = "facts", leaked: str = "inject0", others: str = "control",
@@ -39,8 +39,8 @@ def analyse(tables: Mapping[str, pa.Table], *, table: str = "facts", leaked: str
     Returns:
       a row for each run and moment: repeats_count of a leaked fact; train_tokens of the first stage, also as chinchillas_ratio = tokens /
       (20 n_params); later_weight_decay, and pool_items of the last stage, which is_fresh where it reads each item once; later_tokens since
-      the leak, also as later_ratio of train_tokens; leaked_count facts; the gaps; and inside_envelope, 1 where loss_gap_left_fraction is at
-      most weight_left_fraction.
+      the leak, also as later_ratio of train_tokens; leaked_count facts; the gaps, and first_loss_gap_nats where the leak ended; and
+      inside_envelope, 1 where loss_gap_left_fraction is at most weight_left_fraction.
     Raises:
       RowsError: a run without injection, or without one of the sources at some moment.
 
@@ -69,7 +69,7 @@ def analyse(tables: Mapping[str, pa.Table], *, table: str = "facts", leaked: str
                          "chinchillas_ratio": tokens / (TOKENS_PER_PARAM * size), "later_weight_decay": last.optimizer.weight_decay,
                          "pool_items": last.data.n_items, "is_fresh": float(last.exposures <= 1), "stage": stage, "stage_step": step,
                          "later_tokens": later, "later_ratio": later / tokens, "leaked_count": count, "accuracy_gap_fraction": accuracy,
-                         "loss_gap_nats": loss, "loss_gap_left_fraction": left, "weight_left_fraction": weights,
+                         "loss_gap_nats": loss, "first_loss_gap_nats": start[2], "loss_gap_left_fraction": left, "weight_left_fraction": weights,
                          "inside_envelope": float(left <= weights) if left == left else math.nan})
     if not rows:
         raise RowsError(f"table {table!r}: has no row of {leaked!r} of a run that is among the runs; measure facts at log")
