@@ -274,6 +274,7 @@ class ReplaySpec(_Checked):
     fraction: float = _field(low=0, high=1, doc="probability that a row of a batch is an old item")
     n_items: int = _field(low=1, high=(1 << 30) - 1, doc="the pool; one far larger than what is drawn is fresh data")
     first: int = _field(0, low=0, high=(1 << 30) - 1, doc="number of the pool's first item")
+    every: int = _field(1, low=1, high=1 << 20, doc="items of the pool are so many numbers apart: 1, neighbours")
     law: str = _field("uniform", choices=REPLAY_LAWS, doc="which of the blocks of the pool an item is of, from the last block back")
     blocks: int = _field(1, low=1, high=1 << 12, doc="equal parts of the pool, in the order in which they were learned")
     exponent: float = _field(1.0, low=0, high=100, doc="power: P(block a ago) ~ a^-exponent; exponential: ~ exp(-a / exponent)")
@@ -304,6 +305,7 @@ class StrategySpec(_Checked):
     tasks: int = _field(1, low=1, high=1 << 10, doc="equal parts of those old items, one a task before")
     every: int = _field(1, low=1, high=1 << 20, doc="old items of a task are so many numbers apart: 1, neighbours")
     stride: int = _field(0, low=0, high=(1 << 30) - 1, doc="from the first old item of a task to that of the next; 0: items / tasks * every")
+    seen: int = _field(0, low=0, high=1 << 10, doc="tasks that have been learned, if not all: stages of one room share a program")
     decay: float = _field(1.0, low=0, high=1, doc="online EWC: what is kept of earlier importance; averages: of the average a step")
     kind: str = _field("", doc="a variant, such as which Fisher; each says what is legal")
 

@@ -82,7 +82,7 @@ def _bare(stage: Stage) -> Stage:
     if inject:
         inject = dataclasses.replace(inject, first=0, start=0, interval=1.0, growth=1.0, stagger=0.0)
     if strategy:
-        strategy = dataclasses.replace(strategy, strength=1.0, first=0, decay=1.0)
+        strategy = dataclasses.replace(strategy, strength=1.0, first=0, decay=1.0, seen=0)
     rank = max(8, 1 << (stage.rank - 1).bit_length()) if stage.trains == "lora" else 8
     return dataclasses.replace(
         stage, data=dataclasses.replace(stage.data, n_items=least, first=0), optimizer=optimizer, exposures=0, batch_size=1, replay=replay,
@@ -97,7 +97,7 @@ def knobs(run: RunSpec, i: int = 0) -> Knobs:
     if stage.trains == "lora":
         found["rank"] = stage.rank
     if stage.strategy:
-        found |= {f"strategy_{name}": getattr(stage.strategy, name) for name in ("strength", "first", "items", "decay")}
+        found |= {f"strategy_{name}": getattr(stage.strategy, name) for name in ("strength", "first", "items", "decay", "seen")}
     return found
 
 

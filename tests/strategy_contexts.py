@@ -24,5 +24,6 @@ def make_context(name="ewc", table=None, *, loss_sum=None, objective="next_token
     run = make_run(model, n_items=len(table), batch_size=min(2, len(table)), objective=objective)
     run = dataclasses.replace(run, stages=(dataclasses.replace(run.stages[0], strategy=spec),))
     numbers = {"strategy_strength": spec.strength, "strategy_first": spec.first, "strategy_items": spec.items, "strategy_decay": spec.decay,
+               "strategy_seen": spec.seen,
                "stage": 1, "first": 0, "n_items": len(table), "batch_size": 2, "seed": 0, "exposures": 1}
     return Context(run, bigram, loss_sum or objectives.get(objective), lambda index: table[index], numbers, jax.random.key(0))

@@ -48,6 +48,8 @@ def test_which_items_are_read():
     assert reading.numbers(ctx).tolist() == [[5, 15, 25], [35, 45, 55]]
     ctx = make_context(strategy={"items": 7, "tasks": 3, "stride": 100})
     assert reading.numbers(ctx).tolist() == [[0, 1], [100, 101], [200, 201]]
+    ctx = make_context(strategy={"items": 3, "tasks": 3, "stride": 100, "seen": 2})
+    assert reading.numbers(ctx).tolist() == [[0], [100], [0]]
 
 
 def test_what_is_scored():
@@ -147,7 +149,22 @@ def test_ewc_keeps_the_anchors_of_the_stages_before():
     np.testing.assert_allclose(both["importance"]["w"][1], diagonal(two, range(6, 12), "exact", later), rtol=1e-6)
     again = begin[2](W, both)
     np.testing.assert_array_equal(again["anchor"]["w"], jnp.stack([later["w"], W["w"]]))
-    assert jax.eval_shape(begin[2], W, None)["importance"]["w"].shape == (2, 3, 3)
+
+
+def test_ewc_fills_its_room_task_after_task():
+    """Rooms for two tasks, of which one and then two were learned, are what a room for one and then for two are."""
+    table = jnp.concatenate([PAIRS, PAIRS[::-1]])
+    room = make_context(table=table, strategy={"items": 12, "tasks": 2, "kind": "empirical"})
+    begin = jax.jit(lambda seen, w, before: ewc.begin(room._replace(k=room.k | {"strategy_seen": seen}), w, before))
+    later = {"w": W["w"] + 1}
+    first = begin(1, W, None)
+    np.testing.assert_allclose(first["importance"]["w"][0], diagonal(room, range(6), "empirical"), rtol=1e-6)
+    assert not first["importance"]["w"][1].any()
+    both = begin(2, later, first)
+    np.testing.assert_array_equal(both["anchor"]["w"], jnp.stack([W["w"], later["w"]]))
+    np.testing.assert_array_equal(both["importance"]["w"][0], first["importance"]["w"][0])
+    np.testing.assert_allclose(both["importance"]["w"][1], diagonal(room, range(6, 12), "empirical", later), rtol=1e-6)
+    assert begin(0, W, None)["importance"]["w"][1].any()
 
 
 def test_online_ewc_decays():

@@ -28,7 +28,7 @@ def knobs(stage: Any) -> Knobs:
     if stage.replay:
         r: ReplaySpec = stage.replay
         found |= {"replay_fraction": r.fraction, "replay_first": r.first, "replay_items": r.n_items, "replay_blocks": r.blocks,
-                  "replay_exponent": r.exponent}
+                  "replay_exponent": r.exponent, "replay_every": r.every}
     if stage.inject:
         i: InjectSpec = stage.inject
         found |= {"inject_first": i.first, "inject_start": i.start, "inject_interval": i.interval, "inject_growth": i.growth,
@@ -99,7 +99,7 @@ def items(run: RunSpec, made: Plan, k: Knobs, key: jax.Array, step: Any, row: In
         age = jnp.searchsorted(made.ages, share[:, 1] * made.ages[-1], side="right")
         size = k["replay_items"] // k["replay_blocks"]
         block = k["replay_blocks"] - 1 - jnp.minimum(age, k["replay_blocks"] - 1)
-        old = k["replay_first"] + block * size + (draw[:, 2] % size.astype(jnp.uint32)).astype(jnp.int32)
+        old = k["replay_first"] + (block * size + (draw[:, 2] % size.astype(jnp.uint32)).astype(jnp.int32)) * k["replay_every"]
         number = jnp.where(share[:, 0] < k["replay_fraction"], old, number)
     if stage.inject:
         at, which = made.encounters

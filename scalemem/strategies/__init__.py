@@ -63,5 +63,7 @@ def check(run: RunSpec) -> None:
         kinds = getattr(get(strategy.name), "KINDS", ("",))
         if strategy.kind and strategy.kind not in kinds:
             raise SpecError(f"stages[{i}].strategy.kind = {strategy.kind!r}: must be one of {', '.join(map(repr, kinds))}; choose one of these")
+        if strategy.seen > strategy.tasks:
+            raise SpecError(f"stages[{i}].strategy.seen = {strategy.seen}: must be at most strategy.tasks = {strategy.tasks}; lower it")
         if strategy.items < strategy.tasks:
             raise SpecError(f"stages[{i}].strategy.items = {strategy.items}: must be at least strategy.tasks = {strategy.tasks}; raise it")

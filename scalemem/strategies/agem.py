@@ -24,7 +24,7 @@ def project(ctx: Context, trained: Any, memory: Any, grads: Any, step: Any) -> A
     Source: Chaudhry et al. 2019, by shared/literature/forgetting.md 4.1.
     """
     pool = memory.reshape(-1, memory.shape[-1])
-    drawn = jax.random.randint(jax.random.fold_in(ctx.key, step), (MOST,), 0, len(pool))
+    drawn = jax.random.randint(jax.random.fold_in(ctx.key, step), (MOST,), 0, reading.seen(ctx) * memory.shape[1])
     reference = reading.mean_gradient(ctx, trained, pool[drawn], jnp.minimum(ctx.k["batch_size"], MOST))[1]
     return away(grads, reference)
 
@@ -44,5 +44,5 @@ def costs(run: RunSpec) -> Costs:
     stage = run.stages[0]
     assert stage.strategy is not None
     steps = stage.exposures * -(-stage.data.n_items // stage.batch_size)
-    stored = stage.strategy.tasks * reading.per_task(stage.strategy)
+    stored = reading.stored(stage.strategy)
     return Costs(reading.share(run, steps * min(stage.batch_size, MOST)), trainable.n_trained(run.model, stage), stored * run.model.seq_len)

@@ -60,7 +60,7 @@ def costs(run: RunSpec) -> Costs:
     stage = run.stages[0]
     assert stage.strategy is not None
     steps = stage.exposures * -(-stage.data.n_items // stage.batch_size)
-    forward = stage.strategy.tasks * reading.per_task(stage.strategy) + steps * ROWS
+    forward = reading.stored(stage.strategy) + steps * ROWS
     return Costs(reading.share(run, forward / 3), run.model.vocab_size**2)
 
 

@@ -55,6 +55,6 @@ def costs(run: RunSpec) -> Costs:
     """A forward pass of the old items once and of one item a block and step; a number for each of their tokens. The pool is the replay's."""
     stage = run.stages[0]
     assert stage.strategy is not None
-    pool = stage.strategy.tasks * reading.per_task(stage.strategy)
+    pool = reading.stored(stage.strategy)
     steps = stage.exposures * -(-stage.data.n_items // stage.batch_size)
     return Costs(reading.share(run, (pool + steps * stage.strategy.tasks) / 3), pool * (run.model.seq_len - 1), pool * run.model.seq_len)

@@ -17,7 +17,7 @@ class Context(NamedTuple):
     apply: Callable[..., Any]  # (trained, tokens [B, T]) -> logits [B, T, V]
     loss_sum: Callable[..., Any]  # (apply, trained, tokens [B, S], weights [B]) -> nats
     fetch: Callable[..., Any]  # item numbers [B] -> tokens [B, S]
-    k: dict[str, Any]  # strategy_strength, strategy_first, strategy_items, strategy_decay, stage, first, n_items, batch_size, seed, exposures
+    k: dict[str, Any]  # strategy_ strength, first, items, decay and seen; stage, first, n_items, batch_size, seed, exposures
     key: jax.Array  # of this stage's strategy
 
 

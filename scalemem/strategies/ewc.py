@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from scalemem import trainable
 from scalemem.spec import RunSpec
@@ -16,21 +17,26 @@ KINDS = fisher.KINDS
 
 
 def begin(ctx: Context, trained: Any, before: Any) -> dict[str, Any]:
-    """Anchors and Fisher diagonals of the tasks before, one each, [tasks, ...]: those of the stage before, and new ones at `trained`.
+    """Anchors and Fisher diagonals of the tasks before, one each, [tasks, ...]: those of the stage before, and one of the last task at `trained`.
 
-    The new ones are those that the stage before did not have: of the last task, or, at the first stage with this strategy, of all. A stage with
-    fewer `tasks` than the one before keeps the latest.
+    At the first stage with this strategy there are none before: all are of `trained`. The latest `tasks` are kept. Where fewer were learned (`seen`)
+    the places that are left have no importance.
     """
-    strategy, numbers = reading.spec(ctx), reading.numbers(ctx)
-    before = before or {}
-    had = min(strategy.tasks - 1, jax.tree.leaves(before["importance"])[0].shape[0]) if before else 0
-    new = [fisher.diagonal(ctx, trained, numbers[j], strategy.kind or KINDS[0]) for j in range(had, strategy.tasks)]
-    anchors = [trained] * len(new)
-    kept = lambda name: [jax.tree.map(lambda x: x[-had:], before[name])] if had else []  # noqa: E731
-    join = lambda *parts: jnp.concatenate(parts)  # noqa: E731
-    alone = lambda tree: jax.tree.map(lambda x: x[None], tree)  # noqa: E731
-    return {"anchor": jax.tree.map(join, *kept("anchor"), *map(alone, anchors)),
-            "importance": jax.tree.map(join, *kept("importance"), *map(alone, new))}
+    strategy, numbers, last = reading.spec(ctx), reading.numbers(ctx), reading.seen(ctx) - 1
+    made = lambda some: fisher.diagonal(ctx, trained, some, strategy.kind or KINDS[0])  # noqa: E731
+    room = jnp.arange(strategy.tasks)
+    if before is None:
+        known = lambda f: jnp.where((room <= last).reshape(-1, *(1,) * (f.ndim - 1)), f, 0)  # noqa: E731
+        return {"anchor": jax.tree.map(lambda w: jnp.broadcast_to(w, (strategy.tasks, *w.shape)), trained),
+                "importance": jax.tree.map(known, lax.map(made, numbers))}
+    kept = jax.tree.map(lambda old: jnp.pad(old[-strategy.tasks:], ((0, max(0, strategy.tasks - len(old))), *((0, 0),) * (old.ndim - 1))), before)
+    full = jnp.stack([f[last].sum() for f in jax.tree.leaves(kept["importance"])]).sum() > 0
+
+    def put(old, new):
+        """The new one in the last place, those before it in theirs, or, where that is taken, one place back."""
+        return jnp.where(full, jnp.roll(old, -1, 0), old).at[last].set(new.astype(old.dtype))
+
+    return {"anchor": jax.tree.map(put, kept["anchor"], trained), "importance": jax.tree.map(put, kept["importance"], made(numbers[last]))}
 
 
 def penalty(ctx: Context, trained: Any, memory: Any) -> jax.Array:
@@ -52,4 +58,4 @@ def costs(run: RunSpec) -> Costs:
     stage = run.stages[0]
     assert stage.strategy is not None
     read = reading.per_task(stage.strategy) * fisher.passes(run, stage.strategy.kind or KINDS[0])
-    return Costs(reading.share(run, read), 2 * stage.strategy.tasks * trainable.n_trained(run.model, stage))
+    return Costs(reading.share(run, read), 2 * reading.tasks(stage.strategy) * trainable.n_trained(run.model, stage))

@@ -89,6 +89,7 @@ def costs(run: RunSpec) -> Costs:
     """
     stage = run.stages[0]
     assert stage.strategy is not None
-    stored = stage.strategy.tasks * reading.per_task(stage.strategy)
+    stored = reading.stored(stage.strategy)
     steps = stage.exposures * -(-stage.data.n_items // stage.batch_size)
-    return Costs(reading.share(run, steps * stored), stage.strategy.tasks * trainable.n_trained(run.model, stage), stored * run.model.seq_len)
+    kept = reading.tasks(stage.strategy) * trainable.n_trained(run.model, stage)
+    return Costs(reading.share(run, steps * stored), kept, stored * run.model.seq_len)

@@ -29,7 +29,7 @@ def finish(ctx: Context, trained: Any, memory: Any) -> Any:
 
     Source: shared/literature/forgetting.md 4.21, which names both and no weights.
     """
-    share = ctx.k["strategy_strength"] / (reading.spec(ctx).tasks + 1)
+    share = ctx.k["strategy_strength"] / (reading.seen(ctx) + 1)
     if (reading.spec(ctx).kind or KINDS[0]) == "linear":
         return trees.between(memory, trained, share)
     return jax.tree.map(lambda a, b: slerp(a, b, share), memory, trained)

@@ -45,5 +45,5 @@ def costs(run: RunSpec) -> Costs:
     """A forward pass of the old items once, and of the old model for each row; a copy of the trained numbers and V^2 numbers, the prototypes."""
     stage = run.stages[0]
     assert stage.strategy is not None
-    old = stage.strategy.tasks * reading.per_task(stage.strategy)
+    old = reading.stored(stage.strategy)
     return Costs(1 / 3 + reading.share(run, old / 3), trainable.n_trained(run.model, stage) + run.model.vocab_size**2)

@@ -30,11 +30,29 @@ def per_task(strategy: StrategySpec) -> int:
 def numbers(ctx: Context) -> Int[Array, "tasks M"]:
     """Item numbers of what a strategy reads: item m of task j is first + j stride + m every; M = items / tasks, rounded down.
 
-    `every` and `stride` are those of the spec; a stride of 0 is M every, so that tasks are neighbours, as they are in a split stream.
+    `every` and `stride` are those of the spec; a stride of 0 is M every, so that tasks are neighbours, as they are in a split stream. Where only
+    some of the tasks were learned (`seen`), they are repeated in the places of the others.
     """
     s = spec(ctx)
     m = per_task(s)
-    return ctx.k["strategy_first"] + jnp.arange(s.tasks)[:, None] * (s.stride or m * s.every) + jnp.arange(m) * s.every
+    task = jnp.arange(s.tasks) % seen(ctx)
+    return ctx.k["strategy_first"] + task[:, None] * (s.stride or m * s.every) + jnp.arange(m) * s.every
+
+
+def seen(ctx: Context) -> Any:
+    """How many of the tasks before were learned; may be traced."""
+    room, given = spec(ctx).tasks, ctx.k["strategy_seen"]
+    return jnp.where(given > 0, jnp.minimum(given, room), room)
+
+
+def tasks(strategy: StrategySpec) -> int:
+    """How many of the tasks before were learned, of a spec with all its numbers."""
+    return min(strategy.tasks, strategy.seen or strategy.tasks)
+
+
+def stored(strategy: StrategySpec) -> int:
+    """Old items of all the tasks that were learned."""
+    return per_task(strategy) * tasks(strategy)
 
 
 def scored(ctx: Context, tokens: Int[Array, "B S"]) -> tuple[Bool[Array, "B T V"], Float[Array, "B T"]]:
