@@ -15,16 +15,19 @@ LEAKED, CONTINUED = 350_000, 180_000  # numbers of the first leaked and of the f
 
 
 def base(repeats: int = 144, d: int = 32, budget: float = 1.0, decay: float = DECAY, pool: int = 0, later: float = LATER, leaked: int = 16,
-         steps: int = STEPS) -> RunSpec:
-    """`leaked` facts met `repeats` times in `budget` x `steps` steps; then `later` x `steps` more, at another decay, of a pool if there is one."""
-    first, after = round(budget * steps), round(later * steps)
-    model = ModelSpec(d_model=d, n_layers=1, n_heads=d // 8, vocab_size=64, seq_len=8)
+         times: int = 1, vocab: int = 64, steps: int = STEPS) -> RunSpec:
+    """`leaked` facts met `repeats` times in `budget` x `steps` steps; then `later` x `steps` more, at another decay, of a pool if there is one.
+
+    `times` as many steps, and numbers of facts as far apart.
+    """
+    first, after = round(budget * steps * times), round(later * steps * times)
+    model = ModelSpec(d_model=d, n_layers=1, n_heads=d // 8, vocab_size=vocab, seq_len=8)
     optimizer = OptimizerSpec(peak_lr=3e-3 * (32 / d) ** 0.5, b2=0.95, weight_decay=DECAY, schedule="constant", warmup_steps=35)
-    inject = InjectSpec(n_items=leaked, first=LEAKED, times=repeats, interval=first / repeats, stagger=first / repeats / leaked)
+    inject = InjectSpec(n_items=leaked, first=LEAKED * times, times=repeats, interval=first / repeats, stagger=first / repeats / leaked)
     leak = Stage(data=DataSpec(n_items=first * BATCH, generator="facts"), optimizer=optimizer, exposures=1, batch_size=BATCH, inject=inject)
     items = pool or max(BATCH, after * BATCH)
     epochs = after * BATCH // items
-    go_on = Stage(data=DataSpec(n_items=items, first=CONTINUED, generator="facts"), exposures=epochs, batch_size=BATCH, continued=True,
+    go_on = Stage(data=DataSpec(n_items=items, first=CONTINUED * times, generator="facts"), exposures=epochs, batch_size=BATCH, continued=True,
                   optimizer=dataclasses.replace(optimizer, weight_decay=decay, warmup_steps=0), segments=max(1, after // 7 // max(1, epochs)))
     return RunSpec(model=model, stages=(leak, go_on), probes=(Probe("facts", at="log", most=64),))
 
@@ -47,4 +50,5 @@ SWEEP = {
     "smoke": sweep(arms([16], [], [], [1.0], [], steps=42, leaked=8, d=16), 2),
     "laptop": sweep(arms([16, 48, 144, 432], [16, 64], [0.5, 2, 4], [0.01, 1.0], [2240]), 4),
     "hour": sweep(arms([16, 48, 144, 432], [16, 64, 128], [0.5, 2, 4], [0.01, 1.0], [2240, 8960]), 16),
+    "gpu": sweep(arms([16, 48, 144, 432], [64, 256], [0.5, 2, 4], [0.01, 1.0], [35_840], d=128, vocab=256, leaked=128, times=16), 8),
 }
