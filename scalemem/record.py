@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from scalemem import accounting, data, measure, strategies, train, trainable
+from scalemem import accounting, columnar, data, measure, strategies, train, trainable
 from scalemem.measure.moment import Moment, sources
 from scalemem.spec import RunSpec, at_stage, canonical_json, run_id
 
@@ -131,5 +131,6 @@ def _measured(run: RunSpec, stage: int, segment: int, weights: Weights, referenc
             same = {**_when(run, stage, segment), "exposures": segment / run.stages[stage].segments, "step": _total(run, stage, segment),
                     "seed": run.seed, "n_params": accounting.n_params(run.model)}
             count = len(next(iter(arrays.values())))
-            blocks[name] = {k: [v] * count for k, v in same.items()} | {k: v.tolist() for k, v in arrays.items()}
+            kept = {k: v.tolist() if v.dtype == object else v for k, v in arrays.items()}
+            blocks[name] = {k: columnar.repeated(v, count) for k, v in same.items()} | kept
     return values, blocks

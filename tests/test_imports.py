@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "checkpoint": ["columnar"],
     "generate": ["models"],
     "decoding": ["sweep"],
-    "record": ["pack"],
+    "record": ["pack", "columnar"],
     "execute": ["record", "store", "checkpoint"],
     "worker": ["execute"],
     "launch": ["execute", "worker"],
