@@ -38,7 +38,7 @@ def finish(ctx: Context, trained: Any, memory: Any) -> Any:
 def slerp(a: jax.Array, b: jax.Array, share: Any) -> jax.Array:
     """From array a to b: directions on a great circle at an even speed, lengths in between linearly. Linear where they are (nearly) parallel.
 
-    >>> slerp(jnp.array([1.0, 0.0]), jnp.array([0.0, 3.0]), 0.5).round(3).tolist()
+    >>> [round(x, 3) for x in slerp(jnp.array([1.0, 0.0]), jnp.array([0.0, 3.0]), 0.5).tolist()]
     [1.414, 1.414]
     """
     x, y = a.astype(jnp.float32), b.astype(jnp.float32)
