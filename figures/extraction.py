@@ -1,4 +1,4 @@
-"""The extractable fraction against size, copies and the prompt's length, with the straight lines and what was never planted."""
+"""The extractable fraction against size, copies and the prompt's length, with the straight lines and what was never planted; other ways to look."""
 
 import math
 
@@ -6,9 +6,13 @@ import matplotlib.pyplot as plt
 
 from scalemem import plot, tables
 
+BITS = 10  # of a filling of two tokens of 32 values
+
 
 def draw(table, result):
-    fig, axes = plt.subplots(1, 3, figsize=(7.2, 2.9), sharey=True)
+    more = "exposed" in result.tables
+    fig, grid = plt.subplots(*((2, 2) if more else (1, 3)), figsize=(7.2, 5.6 if more else 2.9), sharey=True)
+    axes = grid.ravel()
     rates = result.tables["rates"]
     sizes = sorted(set(rates["n_params"].to_pylist()))
     series = sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]})
@@ -25,7 +29,7 @@ def draw(table, result):
 
     titles = ("Prompts of 8 tokens, 4 to 128 copies", "Prompts of 8 tokens; line: largest", "4 to 128 copies; line: largest")
     labels = ("parameters", "copies in training", "tokens of the prompt")
-    for axis, name, title, label in zip(axes, ("size", "copies", "context"), titles, labels, strict=True):
+    for axis, name, title, label in zip(axes[:3], ("size", "copies", "context"), titles, labels, strict=True):
         if name in result.fits:
             fit = result.fits[name].at(None)
             plot.law(axis, result.fits[name], "x", *fit.ranges["x"], colour=plot.COLOURS[2 if name == "size" else len(series) - 1])
@@ -38,4 +42,20 @@ def draw(table, result):
     axes[0].set_ylabel("fraction extractable by greedy decoding")
     axes[0].legend(loc="upper left")
     axes[1].legend(title="parameters", loc="upper left")
+    if more:
+        axes[2].set_ylabel(axes[0].get_ylabel())
+        other_ways(axes[3], result.tables)
     return fig
+
+
+def other_ways(axis, found):
+    """The largest models of the arm with fillings: exposure as a part of the most there can be, the masked token, what is said unasked."""
+    series = (("exposed", "exposure_bits", f"exposure, of {BITS} bits"), ("guessed", "cloze_exact_fraction", "masked token guessed among 32"),
+              ("said", "emitted_fraction", "half of it said unasked"))
+    for i, (name, y, label) in enumerate(series):
+        rows = tables.where(found[name], f"n_params == {max(found[name]['n_params'].to_pylist())}")[0]
+        part = tables.derive(rows, "part", f"{y} / {BITS if name == 'exposed' else 1}")
+        plot.points(axis, part, "copies", "part", label, plot.COLOURS[3 + i], plot.MARKERS[i])
+    axis.set(ylabel="mean, 90 %", title="Other ways to look; largest models, by copies")
+    plot.axis(axis.xaxis, found["exposed"]["copies"].to_pylist())
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08))
