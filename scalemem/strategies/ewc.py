@@ -24,11 +24,10 @@ def begin(ctx: Context, trained: Any, before: Any) -> dict[str, Any]:
     """
     strategy, numbers, last = reading.spec(ctx), reading.numbers(ctx), reading.seen(ctx) - 1
     made = lambda some: fisher.diagonal(ctx, trained, some, strategy.kind or KINDS[0])  # noqa: E731
-    room = jnp.arange(strategy.tasks)
     if before is None:
-        known = lambda f: jnp.where((room <= last).reshape(-1, *(1,) * (f.ndim - 1)), f, 0)  # noqa: E731
+        nothing = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), trained)
         return {"anchor": jax.tree.map(lambda w: jnp.broadcast_to(w, (strategy.tasks, *w.shape)), trained),
-                "importance": jax.tree.map(known, lax.map(made, numbers))}
+                "importance": lax.map(lambda j: lax.cond(j <= last, made, lambda _: nothing, numbers[j]), jnp.arange(strategy.tasks))}
     kept = jax.tree.map(lambda old: jnp.pad(old[-strategy.tasks:], ((0, max(0, strategy.tasks - len(old))), *((0, 0),) * (old.ndim - 1))), before)
     full = jnp.stack([f[last].sum() for f in jax.tree.leaves(kept["importance"])]).sum() > 0
 
