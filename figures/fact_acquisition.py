@@ -19,10 +19,14 @@ def draw(table, result):
     for i, (where, label) in enumerate(((f"sentence_count == 1 and met_count == {most}", "one sentence"),
                                         (f"sentence_count > 1 and met_count == {most}", "paraphrases"))):
         part = tables.where(encounters, f"{main} and {where} and encounter <= {most}")[0]
-        plot.points(axes[0, 0], part, "encounter", "maximum_nats", f"{label}: maximum after", plot.COLOURS[i], plot.MARKERS[i])
-        plot.points(axes[0, 0], part, "encounter", "before_nats", f"{label}: before", plot.COLOURS[i], "_")
-    axes[0, 0].set(xlabel="encounter", ylabel="log p of the object, nats", title="Gains, and losses between them")
-    axes[0, 0].legend()
+        each, before, top = (np.array(part[name].to_pylist()) for name in ("encounter", "before_nats", "maximum_nats"))
+        saw = np.array([[before[each == e].mean(), top[each == e].mean()] for e in np.unique(each)])
+        x = np.stack([np.unique(each) - 0.2, np.unique(each) + 0.2], 1) + 0.06 * i
+        axes[0, 0].plot(x.ravel(), saw.ravel(), color=plot.COLOURS[i], linewidth=0.8)
+        axes[0, 0].errorbar(x[:, 1], saw[:, 1], yerr=[plot.half_width(top[each == e]) for e in np.unique(each)],
+                            fmt=plot.MARKERS[i], color=plot.COLOURS[i], markersize=3, elinewidth=0.5, label=label)
+    axes[0, 0].set(xlabel="encounter", ylabel="log p of the object, nats", title="Before each encounter, and its maximum (marked)")
+    axes[0, 0].legend(loc="lower right")
 
     for i, (where, label) in enumerate(((f"sentence_count == 1 and met_count == {most}", f"one sentence, {most} times"),
                                         (f"sentence_count > 1 and met_count == {most}", f"paraphrases, {most} times"),
@@ -48,10 +52,10 @@ def draw(table, result):
     axes[1, 0].legend(title="probe")
 
     part = tables.where(acquired, f"{MAIN} and n_params == {middle} and sentence_count == 1 and met_count == {most} and "
-                                  f"pretrain_steps == {length}")[0]
+                                  f"pretrain_steps == {length} and gone_steps > 0")[0]
     for i, (column, label) in enumerate((("gone_steps", "steps"), ("gone_examples", "examples"))):
         plot.points(axes[1, 1], part, "batch_size", column, label, plot.COLOURS[i], plot.MARKERS[i])
-    plot.log_x(axes[1, 1])
+    plot.axis(axes[1, 1].xaxis, part["batch_size"].to_pylist())
     axes[1, 1].set(yscale="log", xlabel="batch size after pre-training", ylabel="until nothing is left ($10^{r/a}$)", title="The unit decides")
     axes[1, 1].legend()
     return fig
