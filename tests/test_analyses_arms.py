@@ -9,6 +9,7 @@ import pytest
 from scalemem import analyses
 from scalemem.analyses import arms
 from scalemem.spec import DataSpec, ModelSpec, OptimizerSpec, Probe, ReplaySpec, RunSpec, Stage, StrategySpec, run_id, to_dict
+from scalemem.tables import RowsError
 
 MODEL = ModelSpec(d_model=4, n_layers=0, n_heads=1, vocab_size=8, seq_len=4)
 FIELDS = ("name", "kind", "flops_ratio", "state_floats", "stored_tokens")
@@ -76,3 +77,21 @@ def test_without_the_ends_there_is_no_gain():
     assert np.isnan(found["closed_fraction"].to_numpy()).all()
     with pytest.raises(analyses.SpecError, match="at least one field"):
         arms.analyse(tables(["none"]), by=[])
+
+
+def test_frontier_by_hand():
+    """Plain tuning keeps .4 of what it knew and learns all: half of that learned is .7 kept on the line."""
+    ends = {"none": (0.2, 1.0), "replay": (0.45, 0.5), "ewc sample": (0.3, 0.25)}
+    found = tables(ends)
+    items = [{"run_id": run_id(RUNS[name][0]), "seed": 0, "n_params": 50, "stage": 1, "stage_step": step, "source": source, "recalled": v}
+             for name, (old, new) in ends.items() for step, source, mean in ((0, "stage0", 0.5), (4, "stage0", old), (0, "stage1", 0), (4, "stage1", new))
+             for v in (mean * 2, 0.0)]
+    made = {r["strategy"]: r for r in analyses.run("frontier", found | {"facts": pa.Table.from_pylist(items)}, {}).to_pylist()}
+    np.testing.assert_allclose([made[n]["kept_fraction"] for n in ends], [0.4, 0.9, 0.6])
+    np.testing.assert_allclose([made[n]["learned_fraction"] for n in ends], [1.0, 0.5, 0.25])
+    np.testing.assert_allclose([made[n]["above_line_fraction"] for n in ends], [0, 0.2, -0.25], atol=1e-12)
+    np.testing.assert_allclose([made[n]["gained_kept_fraction"] for n in ends], [0, 0.5, 0.2], atol=1e-12)
+    np.testing.assert_allclose([made[n]["compute_ratio"] for n in ends], [1, 1, 1.5])
+    np.testing.assert_allclose([made[n]["strength"] for n in ends], [0, 0.5, 0])
+    with pytest.raises(RowsError, match="no row of source 'stage7'"):
+        arms.frontier(found | {"facts": pa.Table.from_pylist(items)}, old="stage7")

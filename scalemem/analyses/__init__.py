@@ -35,6 +35,7 @@ ANALYSES: dict[str, str] = {
     "finetuning_matched": "finetuning.matched",
     "finetuning_order": "finetuning.order",
     "forgotten": "lifelong.forgotten",
+    "frontier": "arms.frontier",
     "influence": "counterfactual.influence",
     "linear_tasks": "linear_tasks.analyse",
     "lifelong": "lifelong.forecast",

@@ -7,10 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from scalemem.analyses import continual
 from scalemem.analyses import panel as panels
 from scalemem.analyses.split import parts
 from scalemem.spec import SpecError
+from scalemem.tables import RowsError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -90,4 +93,62 @@ def analyse(tables: Mapping[str, pa.Table], *, table: str = "tasks", value: str 
             rows.append({**row, **fields, "strategy": name_of(run), **costs(run), "gain_fraction": gain,
                          "bwt_gain_fraction": row["bwt_fraction"] - none["bwt_fraction"] if none else math.nan,
                          "closed_fraction": gain / room if room > 0 else math.nan})
+    return panels.rows(rows, tuple(rows[0]))
+
+
+def frontier(tables: Mapping[str, pa.Table], *, table: str = "facts", value: str = "recalled", old: str = "stage0", new: str = "stage1",
+             stage: int = 1) -> pa.Table:
+    """A row a run of old knowledge, then new: what is kept of the old and learned of the new, and how far above the straight line of doing less.
+
+    kept_fraction is the score on old items at the end of the stage over that before its first step; learned_fraction the score on new items at its
+    end. Plain tuning ends at (learned_0, kept_0), no tuning at (0, 1), and what lies on the line between them could be had by tuning less:
+
+        above_line_fraction = kept - 1 - (kept_0 - 1) learned / learned_0,
+
+    with the plain run of the same seed and size; where a strategy learns more than plain tuning the line goes on.
+
+    Args:
+      tables: "runs", and that of items (run_id, seed, n_params, stage, stage_step, source, a column of scores).
+      table, value: its name, and the column of scores from 0 to 1, higher is better.
+      old, new: sources.
+      stage: the stage of tuning.
+    Returns:
+      run_id, seed, n_params, strategy (`name_of`), strength (of a strategy, else of a replay, else of its adapters' rank; 0 without), the scores,
+      gained_kept_fraction and gained_learned_fraction over the plain run, `costs`, and compute_ratio: FLOPs of the stage over those of the plain run.
+    Raises:
+      SpecError: no such table. RowsError: a run without rows of a source.
+    """
+    items = panels.table_of(tables, table, f"stage == {stage}")
+    about = {row["run_id"]: row for row in tables["runs"].to_pylist()}
+    rows: list[dict[str, Any]] = []
+    for key, part in panels.by(items, ["run_id", "seed", "n_params"]):
+        run = about.get(key["run_id"])
+        if run is None:
+            continue
+        step, score, source = panels.number(part, "stage_step"), panels.number(part, value), part["source"].to_pylist()
+
+        def mean(name: str, at: float, step=step, score=score, source=source, key=key) -> float:
+            chosen = (step == at) & np.array([s == name for s in source])
+            if not chosen.any():
+                raise RowsError(f"table {table!r}, run {key['run_id']}: no row of source {name!r} at step {at:g}; measure it before and after stages")
+            return float(score[chosen].mean())
+
+        get = lambda field, run=run: run.get(f"stage{stage}_{field}")  # noqa: E731
+        strength = next((v for v in (get("strategy_strength"), get("replay_fraction"), get("rank")) if v is not None), 0.0)
+        work = get("n_items") * get("exposures") * (1 + (get("strategy_flops_ratio") or 0.0))
+        first, last = step.min(), step.max()
+        rows.append({**key, "strategy": name_of(run), "strength": float(strength), "kept_fraction": mean(old, last) / max(mean(old, first), 1e-9),
+                     "learned_fraction": mean(new, last), "old_before_fraction": mean(old, first), **costs(run), "work": work})
+    plain = {(row["seed"], row["n_params"]): row for row in rows if row["strategy"] == NONE}
+    nothing = {"kept_fraction": math.nan, "learned_fraction": math.nan}
+    works = {key: row["work"] for key, row in plain.items()}
+    for row in rows:
+        base = plain.get((row["seed"], row["n_params"]), nothing)
+        kept, learned = row["kept_fraction"], row["learned_fraction"]
+        slope = (base["kept_fraction"] - 1) / base["learned_fraction"] if base["learned_fraction"] else math.nan
+        row |= {"above_line_fraction": kept - 1 - slope * learned, "gained_kept_fraction": kept - base["kept_fraction"],
+                "gained_learned_fraction": learned - base["learned_fraction"],
+                "compute_ratio": row.pop("work") / works.get((row["seed"], row["n_params"]), math.nan)}
+    if not rows:
+        raise RowsError(f"table {table!r}: no run of its rows has finished; run the sweep")
     return panels.rows(rows, tuple(rows[0]))
