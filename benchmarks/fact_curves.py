@@ -3,9 +3,10 @@
     python benchmarks/fact_curves.py [--facts 10000] [--steps 1000] [--out benchmarks/results/fact_curves.json]
 
 A block of rows a probe step, as a measure of staged runs gives it: run_id, stage, stage_step, step, exposures, seed, n_params, fact, source,
-nats, mean_nats, gap_nats and exact. Every fact forgets by a straight line in log steps with noise. Fitted is, for every fact by itself,
-y = a + b log step by least squares (and so `logarithmic_decay`, a log(tau / step), which is the same line), in closed form and all facts at
-once; some facts are also fitted by `scalemem.fitting`, which must agree. The checkpoint of a run in progress with these curves is timed, too.
+nats, mean_nats, gap_nats and exact. Every fact forgets by a straight line in log steps with noise. Fitted are, to every fact by itself, a
+straight line in log steps and a power law, to all steps and to the first quarter, judged on the rest: by `scalemem.analyses.retention`, which
+fits thousands of curves at once. Some facts are also fitted by `scalemem.fitting`, which must agree. The checkpoint of a run in progress with
+these curves is timed, too.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import platform
 import resource
 import subprocess
@@ -26,6 +28,7 @@ from typing import Any
 import numpy as np
 
 NOISE_NATS, CHECKED = 0.1, 5
+LAWS = ("log_linear", "power")
 LIMIT_S, LIMIT_GIB = 120, 2.0  # asked for by the issue
 
 
@@ -51,16 +54,6 @@ def blocks(facts: int, steps: int) -> list[dict[str, Any]]:
     return found
 
 
-def lines(fact: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Least squares of y = a + b x for each fact, numbered from 0: a, b and the standard error of b."""
-    n = np.bincount(fact)
-    mean_x, mean_y = (np.bincount(fact, v) / n for v in (x, y))
-    dx, dy = x - mean_x[fact], y - mean_y[fact]
-    xx, xy, yy = np.bincount(fact, dx * dx), np.bincount(fact, dx * dy), np.bincount(fact, dy * dy)
-    b = xy / xx
-    return mean_y - b * mean_x, b, np.sqrt(np.maximum(yy - b * xy, 0) / (n - 2) / xx)
-
-
 class Watch:
     """Seconds and the peak of memory, phase by phase."""
 
@@ -78,7 +71,7 @@ def work(facts: int, steps: int, folder: Path) -> dict[str, Any]:
     """All phases, in this process."""
     import pyarrow as pa
 
-    from scalemem import columnar
+    from scalemem import analyses, columnar
     from scalemem.fitting import fit
     from scalemem.store import Store
 
@@ -92,18 +85,20 @@ def work(facts: int, steps: int, folder: Path) -> dict[str, Any]:
     table = Store.open(folder / "store").table("facts")
     watch.lap("read")
     assert table.num_rows == facts * steps
-    fact, step, nats = (table[name].to_numpy() for name in ("fact", "stage_step", "nats"))
-    some = table.filter(pa.array(fact < CHECKED))
-    del table
-    a, b, error = lines(fact, np.log(step), nats)
+    some, table = table.filter(pa.array(table["fact"].to_numpy() < CHECKED)), table.select(["fact", "stage_step", "nats"])
+    found = analyses.run("retention", {"facts": table}, {"value": "nats", "group": ["fact"], "laws": list(LAWS)})
     watch.lap("fit")
-    z = (b - truth(facts)[1]) / error
+    straight = found.filter(pa.array([law == LAWS[0] for law in found["law"].to_pylist()]))
+    assert straight["fact"].to_pylist() == list(range(facts))
+    b, spread = straight["b"].to_numpy(), np.log(np.arange(1, steps + 1)).std() * math.sqrt(steps)
+    z = (b - truth(facts)[1]) * spread / NOISE_NATS
     watch.since = time.perf_counter()
-    found = fit(some, "log_linear", y="nats", x={"x": "stage_step"}, group=["fact"])
+    found = fit(some, LAWS[0], y="nats", x={"x": "stage_step"}, group=["fact"])
     apart = max(abs(g.parameters["b"].value - b[i]) for i, g in enumerate(found.groups))
-    watch.lap(f"the library's fit of {CHECKED} of them")
+    watch.lap(f"{CHECKED} facts one by one")
     return {"phases": watch.phases, "bytes": sum(p.stat().st_size for p in (folder / "store" / "parts").iterdir()),
-            "slope_z_sd": float(z.std()), "slope_z_mean": float(z.mean()), "slopes_apart_from_the_librarys": float(apart), "a_mean": float(a.mean())}
+            "slope_z_sd": float(z.std()), "slope_z_mean": float(z.mean()), "slopes_apart_from_those_of_one_fit_a_fact": float(apart),
+            "straight_line_wins_fraction": float(straight["wins_fraction"].to_numpy().mean())}
 
 
 def saved(facts: int, steps: int, folder: Path) -> dict[str, Any]:
@@ -142,9 +137,10 @@ def main() -> None:
     seconds, peak = sum(phases[name]["seconds"] for name in ("write", "read", "fit")), phases["fit"]["peak_gib_so_far"]
     result = {
         "facts": options.facts, "probe_steps": options.steps, "rows": options.facts * options.steps,
-        "fit": "y = a + b log step, closed form, all facts at once",
+        "fit": f"{' and '.join(LAWS)} to every fact, by the analysis retention",
         "seconds_write_read_fit": round(seconds, 2), "peak_gib": peak, "within_limits": seconds < LIMIT_S and peak < LIMIT_GIB, **made["work"],
-        "checkpoint": made["saved"], "machine": f"{platform.system()} {platform.machine()}, one process", "python": platform.python_version(),
+        "checkpoint": made["saved"],
+        "machine": f"{platform.system()} {platform.machine()}, one process, load average {os.getloadavg()[0]:.1f}", "python": platform.python_version(),
         "versions": {name: version(name) for name in ("numpy", "pyarrow")}}
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n")
