@@ -140,7 +140,8 @@ def main() -> None:
         "fit": f"{' and '.join(LAWS)} to every fact, by the analysis retention",
         "seconds_write_read_fit": round(seconds, 2), "peak_gib": peak, "within_limits": seconds < LIMIT_S and peak < LIMIT_GIB, **made["work"],
         "checkpoint": made["saved"],
-        "machine": f"{platform.system()} {platform.machine()}, one process, load average {os.getloadavg()[0]:.1f}", "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, one process, load average {os.getloadavg()[0]:.1f}",
+        "python": platform.python_version(),
         "versions": {name: version(name) for name in ("numpy", "pyarrow")}}
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n")
