@@ -20,10 +20,11 @@ def draw(table, result):
             if part.num_rows:
                 plot.points(axis, part, "repeats_count", "accuracy_gap_fraction", label.format(int(value)), plot.COLOURS[i], plot.MARKERS[i])
         plot.log_x(axis)
+        plot.axis(axis.xaxis, ends["repeats_count"].to_pylist())
         axis.axhline(0, color="0.4", linewidth=0.6)
         axis.set(xlabel="times that a fact was leaked")
         axis.legend(loc="upper left")
-    axes[0].set(ylabel="accuracy, leaked less held-out facts", title=f"{budget:,} tokens")
+    axes[0].set(ylabel="accuracy, leaked less held-out facts", title=f"{budget:,} tokens", ylim=(-0.2, 0.9))
     axes[1].set(title=f"{size:,} parameters", ylim=axes[0].get_ylim())
 
     most = max(gaps["repeats_count"].to_pylist())
@@ -39,5 +40,5 @@ def draw(table, result):
     axes[2].plot(*zip(*pairs, strict=True), color="0.3", linestyle="--", label="weights left, decay .1")
     plot.log_x(axes[2])
     axes[2].set(xlabel="tokens since the leak / of the leak", ylabel="share of the loss gap that is left", title=f"After {most} leaks")
-    axes[2].legend(loc="upper right")
+    axes[2].legend(loc=(0.22, 0.42))
     return fig
