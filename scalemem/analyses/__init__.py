@@ -24,6 +24,8 @@ ANALYSES: dict[str, str] = {
     "continual": "continual.analyse",
     "counterfactual": "counterfactual.analyse",
     "cumulative_decay": "weight_decay.analyse",
+    "domain_order": "domain_order.analyse",
+    "domain_transfer": "domain_order.transfer",
     "dose": "dose.analyse",
     "duplicates": "duplicates.analyse",
     "early_stop": "early_stop.analyse",
