@@ -19,7 +19,7 @@ def draw(table, result):
         axes[0].plot(x, y, plot.MARKERS[i], color=plot.COLOURS[i], markersize=1.6, label=label)
     if "line" in result.fits:
         fit = result.fits["line"].at(None)
-        x = np.linspace(*fit.ranges["x"], 2)
+        x = np.array(fit.ranges["x"])
         b = fit.parameters["b"]
         axes[0].plot(x, fit.parameters["a"].value + b.value * x, color="0.3", linewidth=0.9)
         axes[0].set_title(f"Line of ranks: slope {b.value:.2f}")

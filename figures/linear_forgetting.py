@@ -18,7 +18,7 @@ def draw(table, result):
         part = tables.where(cells, f"noise_ratio == 0 and tasks_count == {tasks} and similarity_fraction == {similarity} and n_items <= {p - 6}")[0]
         plot.points(axes[0], part, "params_per_item_ratio", "forgetting_simulated_ratio", f"{similarity:g}", plot.COLOURS[i], plot.MARKERS[i])
         drawn = items[p - items >= 6]
-        exact = [linear_tasks.expected_forgetting(p, n, 0.0, np.ones(tasks), linear_tasks.shared(tasks, similarity)).sum() for n in drawn]
+        exact = [linear_tasks.expected_forgetting(p, n, 0.0, np.ones(tasks), linear_tasks.shared(tasks, similarity)).sum() for n in drawn.tolist()]
         axes[0].plot(p / drawn, exact, color=plot.COLOURS[i], linewidth=0.9)
     axes[0].axhline(0, color="0.4", linewidth=0.6)
     axes[0].set(xlabel="weights / examples of a task, p/n", ylabel="forgetting $F_T$, in $\\|w^*\\|^2$", title=f"{tasks} tasks, no noise",
@@ -28,7 +28,7 @@ def draw(table, result):
     for i, noise in enumerate(sorted(set(cells["noise_ratio"].to_pylist()))):
         part = tables.where(cells, f"noise_ratio == {noise} and tasks_count == {tasks} and similarity_fraction == 1")[0]
         plot.points(axes[1], part, "params_per_item_ratio", "generalisation_simulated_ratio", f"{noise:g}", plot.COLOURS[i], plot.MARKERS[i])
-        exact = [linear_tasks.expected_generalisation(p, n, noise, np.ones(tasks), linear_tasks.shared(tasks, 1.0)) for n in items]
+        exact = [linear_tasks.expected_generalisation(p, n, noise, np.ones(tasks), linear_tasks.shared(tasks, 1.0)) for n in items.tolist()]
         axes[1].plot(p / items, exact, color=plot.COLOURS[i], linewidth=0.9)
     axes[1].set(xlabel="weights / examples of a task, p/n", ylabel="mean distance at the end $G_T$, in $\\|w^*\\|^2$", yscale="log",
                 title=f"{tasks} tasks of one answer", ylim=(1e-3, 30))
