@@ -83,9 +83,9 @@ def test_frontier_by_hand():
     """Plain tuning keeps .4 of what it knew and learns all: half of that learned is .7 kept on the line."""
     ends = {"none": (0.2, 1.0), "replay": (0.45, 0.5), "ewc sample": (0.3, 0.25)}
     found = tables(ends)
+    means = {name: ((0, "stage0", 0.5), (4, "stage0", old), (0, "stage1", 0), (4, "stage1", new)) for name, (old, new) in ends.items()}
     items = [{"run_id": run_id(RUNS[name][0]), "seed": 0, "n_params": 50, "stage": 1, "stage_step": step, "source": source, "recalled": v}
-             for name, (old, new) in ends.items() for step, source, mean in ((0, "stage0", 0.5), (4, "stage0", old), (0, "stage1", 0), (4, "stage1", new))
-             for v in (mean * 2, 0.0)]
+             for name in ends for step, source, mean in means[name] for v in (mean * 2, 0.0)]
     made = {r["strategy"]: r for r in analyses.run("frontier", found | {"facts": pa.Table.from_pylist(items)}, {}).to_pylist()}
     np.testing.assert_allclose([made[n]["kept_fraction"] for n in ends], [0.4, 0.9, 0.6])
     np.testing.assert_allclose([made[n]["learned_fraction"] for n in ends], [1.0, 0.5, 0.25])
