@@ -76,8 +76,8 @@ def _bare(stage: Stage) -> Stage:
     optimizer = dataclasses.replace(stage.optimizer, **{k: 0.5 if k in ("peak_lr", "eps") else 0 for k in optimizers.KNOBS})
     least = max(stage.segments, stage.data.canaries.planted_items if stage.data.canaries else 1)  # that a run of these may have
     replay, inject, strategy = stage.replay, stage.inject, stage.strategy
-    if replay:  # blocks: room for a power of two of them
-        blocks = 1 << (replay.blocks - 1).bit_length()
+    if replay:  # blocks: room for a power of two of them, and for some
+        blocks = max(16, 1 << (replay.blocks - 1).bit_length())
         replay = ReplaySpec(fraction=0.0, n_items=blocks, law=replay.law, blocks=blocks)
     if inject:
         inject = dataclasses.replace(inject, first=0, start=0, interval=1.0, growth=1.0, stagger=0.0)
