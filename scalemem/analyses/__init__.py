@@ -42,6 +42,7 @@ ANALYSES: dict[str, str] = {
     "forgotten": "lifelong.forgotten",
     "frontier": "arms.frontier",
     "influence": "counterfactual.influence",
+    "labelled": "labelled.analyse",
     "lifelong": "lifelong.forecast",
     "lifelong_strengths": "lifelong.strengths",
     "linear_tasks": "linear_tasks.analyse",
