@@ -28,14 +28,15 @@ def draw(table, result):
         place = np.arange(len(actual)) + (i - 0.5) * 0.3
         axes[1].errorbar(place, middle, [middle - low, high - middle], fmt="none", ecolor=plot.COLOURS[i], elinewidth=1)
         axes[1].plot(place, middle, "_", color=plot.COLOURS[i], ms=6)
-        axes[1].plot(place, actual, plot.MARKERS[i], color=plot.COLOURS[i], ms=3.5, label=f"{n:,.0f}: {int(tables.load(last, 'inside').sum())} of "
-                     f"{len(actual)} inside")
+        axes[1].plot(place, actual, plot.MARKERS[i], color=plot.COLOURS[i], ms=3.5,
+                     label=f"{n:,.0f}: {int(tables.load(last, 'inside').sum())} of {len(actual)} inside")
     known = max(s for s in tables.load(curves, "steps") if s <= x[-1] / 10)
     axes[0].axvline(known, color="0.5", lw=0.7, ls=":")
     axes[0].text(known, 1.02, "small models are seen up to here ", ha="right", va="bottom", fontsize=6, transform=axes[0].get_xaxis_transform())
     axes[0].set(xscale="log", xlabel="steps of the continuation", ylabel="forgotten share of what was known", ylim=(-0.03, 1.03), xlim=(1, None))
     axes[0].legend(loc="upper left", fontsize=6)
-    axes[1].set(xlabel="seed", title=f"After {x[-1]:,.0f} steps, with 90 % intervals", ylim=(-0.28, 1.03), xticks=range(len(actual)), yticks=(0, 0.25, 0.5, 0.75, 1))
+    axes[1].set(xlabel="seed", title=f"After {x[-1]:,.0f} steps, with 90 % intervals", ylim=(-0.28, 1.03), xticks=range(len(actual)),
+                yticks=(0, 0.25, 0.5, 0.75, 1))
     axes[1].legend(loc="lower left", title="measured (–: forecast), parameters", fontsize=6, title_fontsize=6)
     return fig
 

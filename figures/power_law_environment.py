@@ -12,7 +12,8 @@ def draw(table, result):
 
     for axis, n in zip(axes[0], sizes, strict=False):
         for i, law in enumerate(laws):
-            plot.points(axis, tables.where(rows, f"n_params == {n} and law == '{law}'")[0], "phases", "kept_fraction", law, plot.COLOURS[i], plot.MARKERS[i])
+            part = tables.where(rows, f"n_params == {n} and law == '{law}'")[0]
+            plot.points(axis, part, "phases", "kept_fraction", law, plot.COLOURS[i], plot.MARKERS[i])
         axis.set(xlabel="phases", title=f"Earlier phases, {n:,} parameters", ylim=(-0.03, 1.03))
     for i, law in enumerate(laws):
         part = tables.where(rows, f"n_params == {sizes[-1]} and law == '{law}'")[0]

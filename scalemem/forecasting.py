@@ -130,6 +130,8 @@ def _predictors(fit: Fit, law: Law, at: Mapping[str, float]) -> dict[str, float]
 
 
 def _beyond(fitted: tuple[float, float], value: float) -> float:
+    if fitted[0] <= 0 or value <= 0:  # a predictor that may be 0: how far below its smallest value is no ratio
+        return max(value / fitted[1], 1.0) if fitted[1] > 0 else 1.0
     return max(value / fitted[1], fitted[0] / value, 1.0)
 
 
@@ -138,6 +140,9 @@ def growth(found: GroupFit, x: Mapping[str, np.ndarray]) -> np.ndarray:
     total = np.ones(len(next(iter(x.values()))) if x else 1)
     for k, v in x.items():
         low, high = found.ranges[k]
+        if low <= 0:  # a predictor that may be 0 has no range in log: beyond its largest value, doublings count
+            total = total + np.log(np.maximum(v / high if high > 0 else np.ones_like(v), 1.0)) / math.log(2.0)
+            continue
         total = total + np.log(np.maximum(np.maximum(v / high, low / v), 1.0)) / math.log(high / low if high > 1.01 * low else 2.0)
     return total
 

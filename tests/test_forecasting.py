@@ -237,3 +237,22 @@ def test_coverage_counts_curves_not_their_rows():
 def test_too_few_rows_is_an_error_of_its_own():
     with pytest.raises(TooFewRows):
         power(LINE.slice(0, 2))
+
+
+def test_a_predictor_of_which_nothing_is_a_value_is_forecast_and_back_tested():
+    """Replay fractions from 0 on: no ratio to the smallest one, and none of the errors that such a ratio would be."""
+    from scalemem.laws import get
+
+    x = {"base_loss": [2.0] * 24, "unique_tokens": [1e3, 4e3] * 12, "replay_fraction": [0.0] * 6 + [0.01] * 6 + [0.05] * 6 + [0.2] * 6,
+         "n_params": [1e3, 1e3, 4e3, 4e3, 16e3, 16e3] * 4}
+    columns = {name: np.array(values) for name, values in x.items()}
+    y = get("forgetting_bethune").function(columns, {"A": 2.0, "B": 30.0, "alpha": 0.3, "beta": 0.2})
+    table = pa.table({**columns, "y": y * np.exp(0.002 * np.random.default_rng(0).normal(size=24))})
+    names = {name: name for name in x}
+    tested = backtest(table, "forgetting_bethune", y="y", x=names, holdout="n_params > 10000")
+    assert tested.summary["rmse_log_mean"] < 0.01
+    found = fit(table, "forgetting_bethune", y="y", x=names)
+    made = forecast(found, {"base_loss": 2.0, "unique_tokens": 4e3, "replay_fraction": 0.0, "n_params": 64e3})
+    truth = 2.0 + 2.0 * 4e3**0.2 * 64e3**-0.3
+    assert made.low <= truth <= made.high
+    assert made.extrapolation == pytest.approx(4.0)

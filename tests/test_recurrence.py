@@ -19,7 +19,8 @@ def phases(law="power", fraction=0.5):
 def test_what_is_kept_of_phases():
     rows, run = phases()
     found = recurrence.environment({"facts": pa.Table.from_pylist(rows), "runs": pa.Table.from_pylist([run])}).to_pylist()
-    assert [(r["phases"], r["kept_fraction"], r["oldest_fraction"], r["learned_fraction"]) for r in found] == [(2, 1.0, 1.0, 0.5), (3, 0.75, 0.5, 1.0)]
+    assert [(r["phases"], r["kept_fraction"], r["oldest_fraction"], r["learned_fraction"]) for r in found] == [
+        (2, 1.0, 1.0, 0.5), (3, 0.75, 0.5, 1.0)]
     assert {r["law"] for r in found} == {"power"}
     rows, run = phases(fraction=0.0)
     found = recurrence.environment({"facts": pa.Table.from_pylist(rows), "runs": pa.Table.from_pylist([run])})
@@ -39,8 +40,9 @@ def test_the_lead_of_one_law_over_another():
 
 
 def spaced(interval, kept):
-    rows = [{"run_id": f"{interval}", "stage": 2, "stage_step": step, "source": source, "memorization_nats": 4.0 - (k if source == "inject1" else 0.0),
-             "recalled": source == "inject1"} for step, k in kept.items() for source in ("inject1", "control")]
+    rows = [{"run_id": f"{interval}", "stage": 2, "stage_step": step, "source": source,
+             "memorization_nats": 4.0 - (k if source == "inject1" else 0.0), "recalled": source == "inject1"}
+            for step, k in kept.items() for source in ("inject1", "control")]
     return rows, {"run_id": f"{interval}", "seed": 0, "n_params": 10, "stage1_inject_interval": float(interval), "stage1_inject_times": 8}
 
 

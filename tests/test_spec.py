@@ -195,7 +195,8 @@ def test_messages_name_field_value_and_what_is_legal(change, said):
 
 
 @pytest.mark.parametrize("change", [
-    {"stages": ()}, {"stages": (STAGE, dataclasses.replace(STAGE, data=DataSpec(n_items=128, generator="zipf")))}, {"probes": ()}, {"stages": STAGE}, {"stages": ({"data": 1},)},
+    {"stages": ()}, {"stages": (STAGE, dataclasses.replace(STAGE, data=DataSpec(n_items=128, generator="zipf")))}, {"probes": ()},
+    {"stages": STAGE}, {"stages": ({"data": 1},)},
     {"model": None}, {"seed": -1}, {"probes": ("capacity",)}])
 def test_runs_that_cannot_be(change):
     with pytest.raises(SpecError):

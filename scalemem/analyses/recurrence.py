@@ -48,8 +48,8 @@ def environment(tables: Mapping[str, pa.Table], *, table: str = "facts", value: 
                 raise RowsError(f"table {table!r}: no fact of source {prefix}{empty[0]} after stage {k}; measure facts at stages")
             replayed = run.get(f"stage{k}_replay_fraction") or 0.0
             found.append({"seed": run["seed"], "n_params": run["n_params"], "law": run[f"stage{k}_replay_law"] if replayed else "none",
-                          "phases": k + 1, "kept_fraction": float(np.mean([means[j].mean() for j in range(k)])), "oldest_fraction": float(means[0].mean()),
-                          "learned_fraction": float(means[k].mean())})
+                          "phases": k + 1, "kept_fraction": float(np.mean([means[j].mean() for j in range(k)])),
+                          "oldest_fraction": float(means[0].mean()), "learned_fraction": float(means[k].mean())})
     if not found:
         raise RowsError(f"table {table!r}: no run with a second stage; run several phases")
     return panel.rows(found, tuple(found[0]))
