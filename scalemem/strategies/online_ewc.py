@@ -19,7 +19,7 @@ def begin(ctx: Context, trained: Any, before: Any) -> dict[str, Any]:
 
     At the first stage with this strategy, F~ = F_t.
     """
-    new = fisher.diagonal(ctx, trained, reading.numbers(ctx)[-1], reading.spec(ctx).kind or KINDS[0])
+    new = fisher.diagonal(ctx, trained, reading.numbers(ctx)[reading.seen(ctx) - 1], reading.spec(ctx).kind or KINDS[0])
     if before is not None:
         new = trees.plus(new, before["importance"], ctx.k["strategy_decay"])
     return {"anchor": trained, "importance": new}
