@@ -25,7 +25,7 @@ def draw(table, result):
     axes[0].set_xticks(fractions, [f"{p:.0%}" for p in fractions])
     axes[0].legend(title="parameters", fontsize=6, title_fontsize=6)
     plot.log_x(axes[1])
-    plot.axis(axes[1].xaxis, sizes)
+    plot.axis(axes[1].xaxis, sizes, most=3)
     axes[1].set(xlabel="parameters", title="By share of old sequences")
     axes[1].legend(title="old sequences", fontsize=6, title_fontsize=6)
     axes[2].set(xlabel="loss on the new language (nats)", ylabel="loss on the old one (nats)", title="Every run, at its early stop")

@@ -246,7 +246,7 @@ def test_a_predictor_of_which_nothing_is_a_value_is_forecast_and_back_tested():
     x = {"base_loss": [2.0] * 24, "unique_tokens": [1e3, 4e3] * 12, "replay_fraction": [0.0] * 6 + [0.01] * 6 + [0.05] * 6 + [0.2] * 6,
          "n_params": [1e3, 1e3, 4e3, 4e3, 16e3, 16e3] * 4}
     columns = {name: np.array(values) for name, values in x.items()}
-    y = get("forgetting_bethune").function(columns, {"A": 2.0, "B": 30.0, "alpha": 0.3, "beta": 0.2})
+    y = get("forgetting_bethune").function(columns, {name: np.array(v) for name, v in {"A": 2.0, "B": 30.0, "alpha": 0.3, "beta": 0.2}.items()})
     table = pa.table({**columns, "y": y * np.exp(0.002 * np.random.default_rng(0).normal(size=24))})
     names = {name: name for name in x}
     tested = backtest(table, "forgetting_bethune", y="y", x=names, holdout="n_params > 10000")

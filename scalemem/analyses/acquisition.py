@@ -99,7 +99,8 @@ def analyse(tables: Mapping[str, pa.Table], *, table: str = "facts", window: int
         gain and lose alike.
     Returns:
       met_count (encounters, without those of `again`), sentence_count (different sentences that a fact was met in: 1, duplicates), kind;
-      pretrain_steps before the run's first encounter of a fact that is met more often than `again`, and batch_size then; effectivity_nats, mean of E; that of the first and of the last encounter;
+      pretrain_steps before the run's first encounter of a fact that is met more often than `again`, and batch_size then; effectivity_nats, mean of E;
+      that of the first and of the last encounter;
       less_than_memorization_nats: by how much it is less than that of the kind "memorization"; gain_nats = l(t_LAM(N)) - l(t_1), end_gain_nats at
       the last step measured, control_gain_nats of the controls up to t_LAM(N); again_effectivity_nats, mean of the E of `again`;
       decay_per_decade_rate (a), decay_per_efold_rate, intercept_fraction (r), explained_fraction (R^2 of the line), points_count; gone_steps =
