@@ -26,7 +26,7 @@ def base(change: dict, before: bool = False, *, old: int = 256, exposures: int =
                   optimizer=OptimizerSpec(peak_lr=rate, b2=0.95, schedule="constant", warmup_steps=10), **change)
     if before:
         first = dataclasses.replace(first, strategy=change["strategy"])
-    run = RunSpec(model=shape, stages=(first, tuned), probes=(Probe("facts", at="stages", most=256), Probe("drift", at="stages")))
+    run = RunSpec(model=shape, stages=(first, tuned), probes=(Probe("facts", at="stages", most=256),))
     extra = costs(at_stage(run, 1)).flops_ratio
     fewer = dataclasses.replace(tuned, exposures=max(1, round(epochs / (1 + extra))))
     return dataclasses.replace(run, stages=(first, fewer))
