@@ -1,10 +1,11 @@
-"""What measuring costs: its share of the time of training in studies of memorization, from the provenance of their runs.
+"""What measuring costs: its share of the time of training in studies of memorization.
 
     python benchmarks/measuring.py [STUDY ...] [--scale laptop] [--out benchmarks/results/measuring.json]
 
-Each study is run into a store of its own, with an empty cache of compiled programs, as on a machine that has never run it. Measuring is all
-time in probes, at checkpoints and at the end, with the compiling of their programs and the writing of the rows to the store. Training is the
-rest of a pack's time: its program's compiling, its steps, and checkpoints of it. Asked for is a share of at most 20 %.
+Each study's packs are worked on by a process a core, with an empty cache of compiled programs, as on a machine that has never run it. Measuring
+is all time that a worker spends on points of curves and on final rows: looking at the weights, compiling the programs of measures, and writing
+rows to the store. Training is the rest of its time: compiling the training programs, their steps, and checkpoints. Time is a worker's processor
+time, so that other work on the machine does not count. Asked for is a ratio of at most .2.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,41 +26,54 @@ STUDIES = ("memorization_forecast", "extraction", "membership_attacks")
 LIMIT = 0.2
 
 
-def share(provenance: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Sums over packs, of each the last row's numbers, which count all of it.
+def worker(name: str, scale: str, number: int, workers: int, folder: Path) -> dict[str, float]:
+    """Works on every so many-th pack of a study on one core; gives seconds, and runs."""
+    from scalemem.worker import compilation_cache, settle
 
-    >>> one = {"pack": "a", "measure_seconds": 1.0, "pack_seconds": 5.0, "work_seconds": 3.0}
-    >>> share({"x": one | {"measure_seconds": 0.5, "pack_seconds": 4.0}, "y": one})["measuring_of_training_ratio"]
-    0.25
-    """
-    packs: dict[str, dict[str, Any]] = {}
-    for made in provenance.values():
-        if made["pack_seconds"] >= packs.get(made["pack"], made)["pack_seconds"]:
-            packs[made["pack"]] = made
-    measuring, whole, steps = (sum(made[name] for made in packs.values()) for name in ("measure_seconds", "pack_seconds", "work_seconds"))
-    return {"packs_count": len(packs), "measuring_seconds": round(measuring, 2), "training_seconds": round(whole - measuring, 2),
-            "of_that_steps_after_the_first_call_seconds": round(steps, 2), "measuring_of_training_ratio": round(measuring / (whole - measuring), 4)}
-
-
-def seconds_a_run(provenance: dict[str, dict[str, Any]]) -> float:
-    """Median over packs of the measuring seconds a run: little of it is compiling."""
-    packs: dict[str, list[float]] = {}
-    for made in provenance.values():
-        packs.setdefault(made["pack"], []).append(made["measure_seconds"])
-    return round(statistics.median(max(found) / len(found) for found in packs.values()), 4)
-
-
-def study(name: str, scale: str) -> dict[str, Any]:
-    """A study's runs, and what was measured of them."""
+    settle(number)
+    compilation_cache()
+    from scalemem import execute, record, study
     from scalemem.store import Store
 
+    spent = {"measuring_seconds": 0.0, "first_looks_seconds": 0.0}
+    seen = set()
+
+    def timed(function: Any, first: Any = None) -> Any:
+        def call(*args: Any, **more: Any) -> Any:
+            began = time.process_time()
+            try:
+                return function(*args, **more)
+            finally:
+                took = time.process_time() - began
+                spent["measuring_seconds"] += took
+                if first and (size := first(args)) not in seen:  # the first look of a process at a model size compiles
+                    seen.add(size)
+                    spent["first_looks_seconds"] += took
+        return call
+
+    store = Store.open(folder / "store", create=True)
+    packs = execute.plan(study.sweep(name, scale).runs())
+    record.point, record.final = (timed(f, lambda args, f=f: (f.__name__, args[0].model)) for f in (record.point, record.final))
+    store.append_tables = timed(store.append_tables)
+    began = time.process_time()
+    for pack in packs[number::workers]:
+        execute.work(pack, store)
+    whole = time.process_time() - began
+    return spent | {"training_seconds": whole - spent["measuring_seconds"], "runs_count": sum(len(p.runs) for p in packs[number::workers])}
+
+
+def study_cost(name: str, scale: str, workers: int) -> dict[str, Any]:
+    """A study's runs, and what looking at them cost."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "scalemem", "run", name, "--scale", scale, "--store", f"{folder}/store"], check=True,
-                       stdout=subprocess.DEVNULL, env={**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{folder}/xla"})
-        provenance = Store.open(f"{folder}/store").provenance()
-        return {"runs_count": len(provenance), "wall_seconds": round(time.perf_counter() - began, 1), **share(provenance),
-                "measuring_seconds_a_run_median": seconds_a_run(provenance)}
+        env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{folder}/xla"}
+        started = [subprocess.Popen([sys.executable, __file__, name, "--scale", scale, "--worker", str(i), str(workers), folder], env=env,
+                                    stdout=subprocess.PIPE, text=True) for i in range(workers)]
+        found = [json.loads(process.communicate()[0].splitlines()[-1]) for process in started]
+        total = {key: sum(one[key] for one in found) for key in found[0]}
+        return {"runs_count": int(total["runs_count"]), "wall_seconds": round(time.perf_counter() - began, 1),
+                **{key: round(value, 2) for key, value in total.items() if key.endswith("_seconds")},
+                "measuring_of_training_ratio": round(total["measuring_seconds"] / total["training_seconds"], 4)}
 
 
 def main() -> None:
@@ -68,12 +81,17 @@ def main() -> None:
     parser.add_argument("studies", nargs="*", default=STUDIES)
     parser.add_argument("--scale", default="laptop")
     parser.add_argument("--out", type=Path, help="also write the JSON here")
+    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    load = os.getloadavg()[0]
-    found = {name: study(name, options.scale) for name in options.studies}
+    if options.worker:
+        number, workers, folder = options.worker
+        print(json.dumps(worker(options.studies[0], options.scale, int(number), int(workers), Path(folder))))
+        return
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    found = {name: study_cost(name, options.scale, cores) for name in options.studies}
     result = {"scale": options.scale, "limit_ratio": LIMIT, "studies": found,
               "within_limit": {name: one["measuring_of_training_ratio"] <= LIMIT for name, one in found.items()},
-              "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, load average {load:.1f} when it began",
+              "machine": f"{platform.system()} {platform.machine()}, {cores} cores, load average {load:.1f} when it began",
               "python": platform.python_version(), "versions": {name: version(name) for name in ("jax", "jaxlib", "numpy")}}
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n")

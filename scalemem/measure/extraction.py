@@ -30,17 +30,15 @@ def _judged(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array
     return scoring.token_nats(logits, targets), logits.argmax(-1) == targets
 
 
-def teacher_forced(model: ModelSpec, params: Params, tokens: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+def teacher_forced(model: ModelSpec, params: Params, tokens: Any) -> tuple[np.ndarray, np.ndarray]:
     """-log p of each token given those before it, in nats, and whether it is the likeliest; float64 and bool [N, S - 1], for tokens 2..S."""
     nats, hits = scoring.in_chunks(model, params, tokens, _judged)
     return nats.astype(np.float64), hits
 
 
-def held_out_loss(run: RunSpec, params: Params, data_key: Any) -> float:
-    """Mean loss a scored token, in nats, on background sequences that no run trains on and no probe stands in."""
-    index = canaries.BACKGROUND + np.arange(HELD_OUT_SEQUENCES)
-    nats, _ = teacher_forced(run.model, params, drawing.items(run, data_key, index))
-    return float(nats.mean())
+def held_out(run: RunSpec, data_key: Any) -> np.ndarray:
+    """Background sequences that no run trains on and no probe stands in, int32 [HELD_OUT_SEQUENCES, S]."""
+    return np.asarray(drawing.items(run, data_key, canaries.BACKGROUND + np.arange(HELD_OUT_SEQUENCES)))
 
 
 def measure(run: RunSpec, params: Params, data_key: Any, fresh_key: Any) -> dict[str, Any]:
@@ -66,7 +64,9 @@ def measure(run: RunSpec, params: Params, data_key: Any, fresh_key: Any) -> dict
     """
     del fresh_key
     probes = canaries.probes(run, data_key)
-    nats, hits = teacher_forced(run.model, params, probes.tokens)
+    both = np.concatenate([np.asarray(probes.tokens), held_out(run, data_key)])  # one pass, and one program to compile
+    nats, hits = teacher_forced(run.model, params, both)
+    (nats, background), hits = np.split(nats, [len(probes.tokens)]), hits[: len(probes.tokens)]
     first, length = probes.first, probes.length
     half, quarter = length // 2, max(1, length // 4)
     start = first + half
@@ -78,4 +78,4 @@ def measure(run: RunSpec, params: Params, data_key: Any, fresh_key: Any) -> dict
     mean = lambda chosen: float(memorized[chosen].mean()) if chosen.any() else math.nan  # noqa: E731
     return {**probes.columns(), "score_accuracy": same.mean(1), "memorized_rate": memorized.astype(float),
             "suffix_nats": nats[:, start - 1 : first + length - 1].sum(1), **exact, "memorized_fraction_planted": mean(probes.planted),
-            "memorized_fraction_controls": mean(~probes.planted), "held_out_loss_nats": held_out_loss(run, params, data_key)}
+            "memorized_fraction_controls": mean(~probes.planted), "held_out_loss_nats": float(background.mean())}
