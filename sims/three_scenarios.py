@@ -8,6 +8,7 @@ Source: van de Ven & Tolias 2019 (arXiv 1904.07734); van de Ven et al. 2022.
 """
 
 import dataclasses
+from typing import Any
 
 from scalemem import DataSpec, ModelSpec, OptimizerSpec, Probe, ReplaySpec, RunSpec, Stage, StrategySpec, Sweep, repeat
 
@@ -36,9 +37,9 @@ def against(name: str, task: int, tasks: int) -> dict:
     if task == 0 or name == "none":
         return {}
     if name in ("joint", "replay"):
-        pool = {"n_items": task * PER_TASK} if name == "joint" else {"n_items": task * kept, "every": every}
+        pool: dict[str, Any] = {"n_items": task * PER_TASK} if name == "joint" else {"n_items": task * kept, "every": every}
         return {"replay": ReplaySpec(fraction=task / (task + 1), **pool)}
-    room = {"tasks": tasks - 1, "seen": task, "stride": PER_TASK}
+    room: dict[str, Any] = {"tasks": tasks - 1, "seen": task, "stride": PER_TASK}
     if name == "agem":
         return {"strategy": StrategySpec(name, items=(tasks - 1) * kept, every=every, **room)}
     if name == "ewc":
