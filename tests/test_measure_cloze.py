@@ -44,13 +44,14 @@ def test_likelihoods_of_candidates_against_a_slow_reference():
     tokens = np.random.default_rng(0).integers(0, 32, (3, 7))
     before = tokens.copy()
     choices = cloze.candidates(tokens[:, 3], 32, 5, jax.random.key(0))
-    got = cloze.candidate_nats(model, params, tokens, 3, choices)
+    got, alone = cloze.candidate_nats(model, params, tokens, 3, choices)
     np.testing.assert_array_equal(tokens, before)
     for c in range(3):
         for k in range(5):
             row = tokens[c].copy()
             row[3] = choices[c, k]
-            assert got[c, k] == pytest.approx(reference.nats(model, params, row[None])[0, 2:].sum(), rel=1e-5)
+            nats = reference.nats(model, params, row[None])[0]
+            assert (got[c, k], alone[c, k]) == pytest.approx((nats[2:].sum(), nats[2]), rel=1e-5)
 
 
 def test_a_model_that_guesses_scores_exactly_chance(monkeypatch):

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from scalemem.spec import CanarySpec, ModelSpec, OptimizerSpec, Probe, RunSpec, SpecError
+from scalemem.spec import CanarySpec, ModelSpec, OptimizerSpec, Probe, RunSpec, SpecError, Stage
 
 HELD_OUT = 1 << 29  # items from here on are never trained on: fresh samples of the source, or a text's held-out chunks
 BACKGROUND = HELD_OUT + (1 << 27)  # held out, and no probe stands in them
@@ -113,9 +113,12 @@ def included(run: RunSpec, key: jax.Array, canary: Int[Array, " B"]) -> jax.Arra
     """Whether a run of this key plants each of these canaries, bool [B]; never a control, and none that is left out by its number."""
     spec = run.stages[0].data.canaries
     assert spec is not None
-    draw = jax.vmap(lambda c: jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, 0x494E434C), c)))(canary)
-    planted = (canary < spec.per_group * spec.groups) & (draw < spec.include)
+    planted = (canary < spec.per_group * spec.groups) & (_draw(key, canary) < spec.include)
     return planted & ~jnp.isin(canary, jnp.asarray(spec.left_out)) if spec.without else planted
+
+
+def _draw(key: jax.Array, canary: Int[Array, " B"]) -> jax.Array:
+    return jax.vmap(lambda c: jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, 0x494E434C), c)))(canary)
 
 
 def overlay(run: RunSpec, generator: ModuleType, key: jax.Array, index: Int[Array, " B"], background: Int[Array, "B S"]) -> Int[Array, "B S"]:
@@ -139,7 +142,7 @@ def _placed(background: Int[Array, "B S"], content: Int[Array, "B L"], offset: I
     return jnp.where(inside, jnp.take_along_axis(content, jnp.clip(at, 0, content.shape[1] - 1), 1), background)
 
 
-def probes(run: RunSpec, data_key: jax.Array) -> Probes:
+def probes(run: RunSpec, data_key: jax.Array | None = None) -> Probes:
     """Every canary of a run, then its controls, each in a background sequence that no run trains on.
 
     Args:
@@ -157,11 +160,11 @@ def _probes(run: RunSpec) -> Probes:
     from scalemem.data import order
 
     stage, spec = run.stages[0], require(run)
-    least = ModelSpec(d_model=1, n_layers=0, n_heads=1, vocab_size=run.model.vocab_size, seq_len=run.model.seq_len)
-    bare = dataclasses.replace(stage, optimizer=OptimizerSpec(peak_lr=1), exposures=0, objective="next_token", segments=1)
-    tokens, planted, seen = _program(RunSpec(model=least, stages=(bare,), probes=(Probe("probes"),)))(
-        order.key(run.seed, "data"), order.key(run.seed, "order"))
-    count, planted = spec.per_group * spec.groups, np.asarray(planted)
+    slots = 1 << (stage.data.n_items - 1).bit_length()
+    tokens, draw = _program(_bare(run))(order.key(run.seed, "data"))
+    seen = _order_program(_bare(run), slots)(order.key(run.seed, "order"), stage.data.n_items)
+    count = spec.per_group * spec.groups
+    planted = (np.asarray(draw) < np.float32(spec.include)) & (np.arange(len(tokens)) < count) & ~np.isin(np.arange(len(tokens)), spec.left_out)
     group = np.concatenate([np.repeat(np.arange(spec.groups), spec.per_group), np.full(spec.controls, -1)])
     copies = np.where(planted, np.append(spec.copies_by_group, 0)[group], 0)
     step = np.empty(stage.data.n_items, int)
@@ -174,25 +177,39 @@ def _probes(run: RunSpec) -> Probes:
                   np.where(planted, first, -1), np.where(planted, last, -1), np.arange(len(planted)))
 
 
+def _bare(run: RunSpec) -> RunSpec:
+    """A run without what its probes' tokens and its order do not depend on: few programs to compile."""
+    stage, spec, model = run.stages[0], require(run), run.model
+    least = ModelSpec(d_model=1, n_layers=0, n_heads=1, vocab_size=model.vocab_size, seq_len=model.seq_len)
+    same = dataclasses.replace(stage.data, n_items=spec.planted_items, canaries=dataclasses.replace(spec, include=1.0, without=""))
+    bare = Stage(data=same, optimizer=OptimizerSpec(peak_lr=1.0), exposures=0, batch_size=1, order=stage.order)
+    return RunSpec(model=least, stages=(bare,), probes=(Probe("probes"),))
+
+
 @functools.lru_cache(maxsize=64)
 def _program(run: RunSpec):
-    """(data key, order key) -> the probes' tokens, which are planted, and the first epoch's order: one program for all seeds and sizes."""
+    """Data key -> the probes' tokens, and what `included` draws for each: one program for all seeds, sizes and numbers of items."""
     from scalemem import data
-    from scalemem.data import order
 
-    stage, spec = run.stages[0], require(run)
-    generator = data.get(stage.data.generator)
+    spec = require(run)
+    generator = data.get(run.stages[0].data.generator)
 
     @jax.jit
-    def made(data_key: jax.Array, order_key: jax.Array):
+    def made(data_key: jax.Array):
         number = jnp.arange(spec.per_group * spec.groups + spec.controls)
         background = generator.items(run, data_key, HELD_OUT + number)
         tokens = _placed(background, contents(run, generator, data_key, number), jnp.full(number.shape, max(spec.offset, 0)))
-        slots = 1 << (stage.data.n_items - 1).bit_length()
-        seen = order.permutation(run, jax.random.fold_in(order_key, 0), slots, stage.data.n_items)
-        return tokens, included(run, data_key, number), seen
+        return tokens, _draw(data_key, number)
 
     return made
+
+
+@functools.lru_cache(maxsize=64)
+def _order_program(run: RunSpec, slots: int):
+    """(order key, number of items) -> the first epoch's order."""
+    from scalemem.data import order
+
+    return jax.jit(lambda order_key, n_items: order.permutation(run, jax.random.fold_in(order_key, 0), slots, n_items))
 
 
 def require(run: RunSpec) -> CanarySpec:

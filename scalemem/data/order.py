@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -16,6 +17,18 @@ SEQUENCE = 12  # bits of a rank that tell the copies of a massed canary apart
 
 def key(seed: Any, name: str) -> jax.Array:
     """The PRNG key of a purpose (init, data, order, probe): threefry, the seed folded with the name."""
+    if isinstance(seed, int):
+        return _known(seed, name)
+    return _made(seed, name)
+
+
+@functools.lru_cache(maxsize=1024)
+def _known(seed: int, name: str) -> jax.Array:
+    with jax.ensure_compile_time_eval():  # a number, whoever asks
+        return _made(seed, name)
+
+
+def _made(seed: Any, name: str) -> jax.Array:
     fold = sum(ord(c) << (8 * i) for i, c in enumerate(name[:4]))
     return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), fold)
 

@@ -33,8 +33,8 @@ def candidates(truth: np.ndarray, vocab_size: int, count: int, key: jax.Array) -
     return np.concatenate([truth[:, None], (truth[:, None] + 1 + np.asarray(shift)[:, : count - 1]) % vocab_size], 1)
 
 
-def candidate_nats(model: ModelSpec, params: Params, tokens: np.ndarray, place: int, choices: np.ndarray) -> np.ndarray:
-    """-log p of token `place` and all after it, with each candidate in that place.
+def candidate_nats(model: ModelSpec, params: Params, tokens: np.ndarray, place: int, choices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """-log p of token `place` and all after it, and of that token alone, with each candidate in that place.
 
     A causal model cannot look ahead, but the likelihood of the whole passage does: what does not depend on the candidate, the part
     before it, is left out.
@@ -45,12 +45,12 @@ def candidate_nats(model: ModelSpec, params: Params, tokens: np.ndarray, place: 
       place: position of the masked token, from 0; at least 1.
       choices: candidates, int [C, K].
     Returns:
-      nats, float64 [C, K].
+      nats, float64 [C, K] both.
     """
     rows = np.repeat(np.asarray(tokens), choices.shape[1], 0)
     rows[:, place] = choices.ravel()
     nats = scoring.in_chunks(model, params, rows, _nats)[0]
-    return nats[:, place - 1 :].sum(-1, dtype=np.float64).reshape(choices.shape)
+    return nats[:, place - 1 :].sum(-1, dtype=np.float64).reshape(choices.shape), nats[:, place - 1].astype(np.float64).reshape(choices.shape)
 
 
 def _nats(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array]:
@@ -88,7 +88,7 @@ def measure(run: RunSpec, params: Params, data_key: Any, fresh_key: Any) -> dict
     tokens = np.asarray(probes.tokens)[:, : probes.first + probes.length]
     count = min(CANDIDATES, run.model.vocab_size)
     choices = candidates(tokens[:, place], run.model.vocab_size, count, fresh_key)
-    exact, rank = accuracy(candidate_nats(run.model, params, tokens, place, choices))
-    left, _ = accuracy(candidate_nats(run.model, params, tokens[:, : place + 1], place, choices))
+    whole, alone = candidate_nats(run.model, params, tokens, place, choices)
+    (exact, rank), (left, _) = accuracy(whole), accuracy(alone)
     columns = {"cloze_exact_fraction": exact, "cloze_rank_count": rank, "cloze_left_exact_fraction": left}
     return {**probes.columns(), **columns, "cloze_chance_probability": 1 / count, **likelihood.averages(columns, probes.planted)}

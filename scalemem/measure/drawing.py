@@ -14,6 +14,7 @@ from scalemem import data
 from scalemem.spec import ModelSpec, OptimizerSpec, Probe, RunSpec, Stage
 
 
+@functools.lru_cache(maxsize=256)
 def bare(run: RunSpec, canaries: bool = False) -> RunSpec:
     """A run without what its items do not depend on: equal for all runs that read one source; with its canaries, if asked for."""
     source, model = run.stages[0].data, run.model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -103,6 +104,13 @@ def compressed_bits(run: RunSpec, probes: Probes) -> np.ndarray:
     return attacks.zlib_bits(attacks.as_bytes(np.asarray(tokens), run.model.vocab_size))
 
 
+@functools.lru_cache(maxsize=16)
+def _known(run: RunSpec) -> tuple[np.ndarray, np.ndarray]:
+    """What no model is needed for: `source_nats` and `compressed_bits`, the same at every look at a run."""
+    probes = canaries.probes(run)
+    return source_nats(run, probes), compressed_bits(run, probes)
+
+
 def measure(run: RunSpec, params: Params, data_key: Any, fresh_key: Any) -> dict[str, Any]:
     """Likelihood of every canary and control, and how well it tells which were planted.
 
@@ -128,7 +136,7 @@ def measure(run: RunSpec, params: Params, data_key: Any, fresh_key: Any) -> dict
     where = scored(probes)
     all_ = token_statistics(run.model, params, probes.tokens)
     here = TokenStatistics(*(x[:, where] for x in all_))
-    nats, source, packed = here.nats.sum(-1), source_nats(run, probes), compressed_bits(run, probes)
+    nats, (source, packed) = here.nats.sum(-1), _known(run)
     columns = {
         "nats": nats, "suffix_nats": all_.nats[:, suffix(probes)].sum(-1), "source_nats": source,
         "unintended_bits": np.maximum(source - nats, 0) / math.log(2), "min_k_nats": -attacks.min_k(here.nats),

@@ -72,7 +72,8 @@ def in_chunks(model: ModelSpec, params: Params, tokens: Any, reduce: Reduction) 
       the arrays, with N in the place of C.
     """
     exact = dataclasses.replace(model, compute_dtype="float32", param_dtype="float32")
-    params, tokens = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params), np.asarray(tokens, np.int32)
+    params = jax.tree.map(lambda p: p if p.dtype == jnp.float32 else jnp.asarray(p, jnp.float32), params)
+    tokens = np.asarray(tokens, np.int32)
     fits = max(1, CHUNK_LOGITS // (tokens.shape[1] * model.vocab_size))
     chunk = min(fits, 1 << (len(tokens) - 1).bit_length())  # a power of two: few shapes to compile
     padded = np.pad(tokens, ((0, -len(tokens) % chunk), (0, 0)))
