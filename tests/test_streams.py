@@ -16,6 +16,7 @@ from scalemem.spec import InjectSpec, ReplaySpec, SpecError
 
 KEY = train.key(0, "data")
 draw = {name: jax.jit(data.get(name).items, static_argnums=0) for name in ("markov", "domains", "digits", "prototypes")}
+nats = {name: jax.jit(data.get(name).nats, static_argnums=0) for name in ("markov", "domains")}
 IMAGES = dataclasses.replace(MODEL, vocab_size=27, seq_len=65)
 
 
@@ -31,11 +32,11 @@ def test_the_ends_of_the_stream_are_the_two_languages():
     np.testing.assert_array_equal(draw["domains"](run, KEY, index), draw["markov"](a, KEY, index))
     np.testing.assert_array_equal(draw["domains"](run, KEY, last), draw["markov"](b, KEY, last))
     tokens = draw["domains"](run, KEY, last)
-    np.testing.assert_array_equal(domains.nats(run, tokens, 4), markov.nats(b, tokens))
-    np.testing.assert_array_equal(domains.nats(run, tokens), markov.nats(a, tokens))
+    np.testing.assert_array_equal(nats["domains"](run, tokens, 4), nats["markov"](b, tokens))
+    np.testing.assert_array_equal(nats["domains"](run, tokens), nats["markov"](a, tokens))
     both = jnp.concatenate([index, last])
-    np.testing.assert_array_equal(domains.nats(run, draw["domains"](run, KEY, both), both // domains.DOMAIN),
-                                  np.concatenate([markov.nats(a, draw["markov"](a, KEY, index)), markov.nats(b, tokens)]))
+    np.testing.assert_array_equal(nats["domains"](run, draw["domains"](run, KEY, both), both // domains.DOMAIN),
+                                  np.concatenate([nats["markov"](a, draw["markov"](a, KEY, index)), nats["markov"](b, tokens)]))
     assert domains.entropy_bits(run) == markov.entropy_bits(a)
 
 
@@ -50,7 +51,7 @@ def test_neighbours_differ_in_equal_shares_of_the_contexts_and_only_one_way():
 
 def test_nats_of_a_domain_are_those_of_its_items_in_expectation():
     run, index = run_of("domains", domains=3), domains.DOMAIN + jnp.arange(4000)
-    mean = float(domains.nats(run, draw["domains"](run, KEY, index), 1).sum(-1).mean()) / math.log(2)
+    mean = float(nats["domains"](run, draw["domains"](run, KEY, index), 1).sum(-1).mean()) / math.log(2)
     assert mean == pytest.approx(domains.entropy_bits(run), rel=0.01)
 
 

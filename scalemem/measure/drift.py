@@ -58,10 +58,10 @@ def divergence(model: ModelSpec, old: Params, new: Params, tokens: Any, last: bo
     """
     exact = dataclasses.replace(model, compute_dtype="float32", param_dtype="float32")
     old, new = (jax.tree.map(lambda w: jnp.asarray(w, jnp.float32), weights) for weights in (old, new))
-    tokens = jnp.asarray(tokens, jnp.int32)
+    tokens = np.asarray(tokens, np.int32)
     fits = max(1, scoring.CHUNK_LOGITS // (2 * tokens.shape[1] * model.vocab_size))
     chunk = min(fits, 1 << (len(tokens) - 1).bit_length())
-    padded = jnp.pad(tokens, ((0, -len(tokens) % chunk), (0, 0)))
+    padded = np.pad(tokens, ((0, -len(tokens) % chunk), (0, 0)))
     parts = [_program(exact, last)(old, new, padded[i : i + chunk]) for i in range(0, len(padded), chunk)]
     entropy, kl = (np.concatenate([np.asarray(p) for p in column])[: len(tokens)].astype(np.float64) for column in zip(*parts, strict=True))
     return float(entropy.mean()), float(kl.mean())
@@ -91,6 +91,6 @@ def measure(run: RunSpec, params: Params, data_key: Any, fresh_key: Any, moment:
     del fresh_key
     if moment.reference is None:
         return dict.fromkeys(("base_entropy_nats", "forgetting_nats", "kl_nats"), math.nan)
-    tokens = drawing.items(run, data_key, contexts(run, moment))[:, :-1]
+    tokens = np.asarray(drawing.items(run, data_key, contexts(run, moment)))[:, :-1]
     entropy, kl = divergence(run.model, moment.reference, params, tokens, last=run.stages[0].data.generator in ("digits", "prototypes"))
     return {"base_entropy_nats": entropy, "forgetting_nats": entropy + kl, "kl_nats": kl}

@@ -90,7 +90,8 @@ def measure(run: RunSpec, params: Params, data_key: Any, fresh_key: Any, moment:
     found = chosen(run, moment)
     fact = np.concatenate([numbers for _, numbers in found])
     room = -len(fact) % 8  # few shapes to compile
-    tokens = _sequences(drawing.bare(run))(data_key, fresh_key, jnp.asarray(np.pad(fact, (0, room))))[:, : len(fact)]
+    tokens = _sequences(drawing.bare(run))(data_key, fresh_key, jnp.asarray(np.pad(fact, (0, room))))
+    tokens = np.asarray(tokens)[:, : len(fact)]
     nats, right = scoring.in_chunks(run.model, params, tokens.reshape(-1, tokens.shape[-1]), _judge(run.stages[0].data.object_tokens))
     nats, right = nats.astype(np.float64).reshape(-1, len(fact)), right.reshape(-1, len(fact))
     kinds = len(nats) - FOILS
@@ -99,7 +100,7 @@ def measure(run: RunSpec, params: Params, data_key: Any, fresh_key: Any, moment:
     columns = {f"{kind}_nats": known.get(kind, missing) if kind == "memorization" else np.where(random, math.nan, known.get(kind, missing))
                for kind in KINDS}
     foils = nats[kinds:]
-    same = (np.asarray(tokens[kinds:]) == np.asarray(tokens[0])).all(-1)  # a foil that is the object by chance says nothing
+    same = (tokens[kinds:] == tokens[0]).all(-1)  # a foil that is the object by chance says nothing
     beaten = np.where(same, 0.5, (foils > nats[0]) + 0.5 * (foils == nats[0]))
     return {"source": np.concatenate([np.full(len(numbers), name, dtype=object) for name, numbers in found]), "fact": fact, **columns,
             "recalled": right[0], "recognized_fraction": beaten.mean(0), "margin_nats": foils.mean(0) - nats[0]}
