@@ -5,14 +5,9 @@ Two designs. "natural": sequences of the background's language, each with 1 to 6
 Then, of the documents, a second set of runs of other seeds: all of them, all but the quarter that the first set had found to be memorized
 most (`MOST`), and all but a quarter drawn at random. Fresh documents of the same contents tell what that costs.
 Sources: Zhang et al. 2021 (arXiv 2112.12938), who left documents out of text that has near-copies of them; Feldman and Zhang 2020
-(arXiv 2008.03703), who trained without what is memorized most.
-
-    python sims/counterfactual.py runs/counterfactual/store
-
-prints the quarter of the documents in that store that is memorized most: `MOST` was made so, from the first set at each scale.
+(arXiv 2008.03703), who trained without what is memorized most. `MOST`: analyses.counterfactual.memorized_most of a store of the first set.
 """
 
-import sys
 from dataclasses import replace
 
 from scalemem import CanarySpec, DataSpec, ModelSpec, OptimizerSpec, Probe, RunSpec, Stage, Sweep, grid, repeat
@@ -20,10 +15,9 @@ from scalemem import CanarySpec, DataSpec, ModelSpec, OptimizerSpec, Probe, RunS
 SECOND = 1000  # the first seed of the second set
 MOST = {
     "smoke": "0,2,5,7,11-12,15,19,21,32,36,44-45,53,60,63",
-    "laptop": (
-        "1,8,17-19,25-27,29,41-43,46,50,52-53,55,57-58,62,65,72,74,80,84-85,90,96,99,103-105,110,114,116,122,125,129-130,134-135,"
-        "140,143,146,148,158-159,166,174,193,201-203,206-208,216-219,225-226,230-231,233,238-240,254,264,268,274-275,287,289,"
-        "291-293,296,302-305,314,321-322,331,345,362-365,367,370,377,380"),
+    "laptop": "1,8,17-19,25-27,29,41-43,46,50,52-53,55,57-58,62,65,72,74,80,84-85,90,96,99,103-105,110,114,116,122,125,129-130,134-135,140,"
+              "143,146,148,158-159,166,174,193,201-203,206-208,216-219,225-226,230-231,233,238-240,254,264,268,274-275,287,289,291-293,296,"
+              "302-305,314,321-322,331,345,362-365,367,370,377,380",
 }
 
 
@@ -48,10 +42,6 @@ def documents(count: int, d: int = 16, exposures: int = 24) -> RunSpec:
     return run(count, exposures, canaries, d)
 
 
-def sweep(natural: RunSpec, copied: RunSpec, seeds: int, more: int) -> Sweep:
-    return Sweep(natural, {"seed": repeat(seeds)}) + Sweep(copied, {"seed": repeat(more)})
-
-
 def removal(copied: RunSpec, most: str, seeds: int) -> Sweep:
     """All documents; without a quarter drawn by each seed; without those named. Never planted, to be asked for: half as many again."""
     stage = copied.stages[0]
@@ -62,24 +52,9 @@ def removal(copied: RunSpec, most: str, seeds: int) -> Sweep:
     return Sweep(base, {"arm": arms, "seed": repeat(seeds)})
 
 
-def memorized_most(store: str) -> str:
-    """The quarter of the documents that the runs of the first set memorize most, in accuracy; of equals the first."""
-    from scalemem import Store, analyses
-    from scalemem.spec import as_ranges
-
-    found = Store.open(store)
-    tables = {name: found.table(name) for name in ("runs", "likelihood")}
-    options = {"outcome": "top1_fraction", "table": "likelihood", "where": f"seed < {SECOND}"}
-    rows = analyses.run("split", tables, {"analysis": "counterfactual", "by": ["kind"], "options": options}).to_pylist()
-    documents = sorted((row for row in rows if row["kind"] == "passphrase"), key=lambda row: (-row["memorization"], row["canary"]))
-    return as_ranges(row["canary"] for row in documents[: len(documents) // 4])
-
-
 SWEEP = {
-    "smoke": sweep(ladder(4, d=12), documents(64, d=12), 8, 12) + removal(documents(64, d=12), MOST["smoke"], 4),
-    "laptop": sweep(ladder(16), documents(384), 64, 128) + removal(documents(384), MOST["laptop"], 32),
-    "gpu": sweep(ladder(64, d=32), documents(1024, d=32), 400, 400),
+    "smoke": (Sweep(ladder(4, d=12), {"seed": repeat(8)}) + Sweep(documents(64, d=12), {"seed": repeat(12)})
+              + removal(documents(64, d=12), MOST["smoke"], 4)),
+    "laptop": Sweep(ladder(16), {"seed": repeat(64)}) + Sweep(documents(384), {"seed": repeat(128)}) + removal(documents(384), MOST["laptop"], 32),
+    "gpu": Sweep(ladder(64, d=32), {"seed": repeat(400)}) + Sweep(documents(1024, d=32), {"seed": repeat(400)}),
 }
-
-if __name__ == "__main__":
-    print(memorized_most(sys.argv[1]))

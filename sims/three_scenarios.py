@@ -1,19 +1,15 @@
 """Five tasks of two classes, one after another, under the three scenarios: what strategies against forgetting keep.
 
-Two streams: scikit-learn's handwritten digits (0 and 1, then 2 and 3, ...) in a perceptron, and sequences around prototypes in a transformer. The
-task is known when a model is asked (task), or not needed (domain: the answer is which of the two), or must be inferred (class: the answer is one of
-ten). All runs take the same steps on as many rows. `joint` draws the rows of task k evenly from the items of all tasks so far, and `replay` does
-from 28 items of each class before: what differs is the size of the pool.
+Two streams: scikit-learn's handwritten digits in a perceptron, and sequences around prototypes in a transformer. All runs take the same steps on as
+many rows. `joint` draws the rows of task k evenly from all items of the tasks so far, `replay` from 28 items of each class before.
 Source: van de Ven & Tolias 2019 (arXiv 1904.07734); van de Ven et al. 2022.
 """
 
 import dataclasses
-from typing import Any
 
 from scalemem import DataSpec, ModelSpec, OptimizerSpec, Probe, ReplaySpec, RunSpec, Stage, StrategySpec, Sweep, repeat
 
-TASKS, CLASSES, PER_CLASS, KEPT = 5, 2, 140, 28
-PER_TASK = CLASSES * PER_CLASS
+TASKS, CLASSES, PER_CLASS, PER_TASK, KEPT = 5, 2, 140, 280, 28
 
 
 def base(generator: str, scenario: str, strategy: str, epochs: int, tasks: int = TASKS, width: int = 64) -> RunSpec:
@@ -37,25 +33,25 @@ def against(name: str, task: int, tasks: int) -> dict:
     if task == 0 or name == "none":
         return {}
     if name in ("joint", "replay"):
-        pool: dict[str, Any] = {"n_items": task * PER_TASK} if name == "joint" else {"n_items": task * kept, "every": every}
-        return {"replay": ReplaySpec(fraction=task / (task + 1), **pool)}
-    room: dict[str, Any] = {"tasks": tasks - 1, "seen": task, "stride": PER_TASK}
+        pool = {"n_items": task * PER_TASK} if name == "joint" else {"n_items": task * kept, "every": every}
+        return {"replay": ReplaySpec(fraction=task / (task + 1), **pool)}  # type: ignore[arg-type]
+    room = {"tasks": tasks - 1, "seen": task, "stride": PER_TASK}
     if name == "agem":
-        return {"strategy": StrategySpec(name, items=(tasks - 1) * kept, every=every, **room)}
+        return {"strategy": StrategySpec(name, items=(tasks - 1) * kept, every=every, **room)}  # type: ignore[arg-type]
     if name == "ewc":
-        return {"strategy": StrategySpec(name, kind="exact", strength=100.0, items=(tasks - 1) * 20, every=PER_TASK // 20, **room)}
+        return {"strategy": StrategySpec(name, kind="exact", strength=100.0, items=(tasks - 1) * 20, every=PER_TASK // 20, **room)}  # type: ignore[arg-type]
     return {"strategy": StrategySpec(name, strength=1.0)}
 
 
 def sweep(arms: list, epochs: int, seeds: int, **shape) -> Sweep:
     """Arms: (generator, scenario, strategy)."""
-    parts = [Sweep(base(*arm, epochs=epochs, **shape), {"seed": repeat(seeds)}) for arm in arms]
-    return sum(parts[1:], parts[0])
+    first, *others = (Sweep(base(*arm, epochs=epochs, **shape), {"seed": repeat(seeds)}) for arm in arms)
+    return sum(others, first)
 
 
 NAMES = ("none", "joint", "ewc", "si", "lwf", "replay", "agem")
-STREAMS = [("digits", "task"), ("digits", "domain"), ("digits", "class"), ("prototypes", "task"), ("prototypes", "class")]
-ARMS = [(*stream, name) for stream in STREAMS for name in NAMES]
+ARMS = [(*stream, name) for stream in [*(("digits", s) for s in ("task", "domain", "class")), ("prototypes", "task"), ("prototypes", "class")]
+        for name in NAMES]
 SWEEP = {
     "smoke": sweep([("digits", "class", name) for name in ("none", "joint", "replay")], 2, 2, tasks=2, width=8),
     "laptop": sweep(ARMS, 30, 5),

@@ -104,3 +104,17 @@ def influence(tables: Mapping[str, pa.Table], *, outcome: str, table: str = "ext
                          "out_count": int((~inside[:, i]).sum()), "influence": float(found[i, j]), "split_half_spearman": reliability,
                          "split_half_pairs_count": int(both.sum())})
     return panels.rows(rows, INFLUENCE)
+
+
+def memorized_most(store: str, before: int = 1000) -> str:
+    """The quarter of the documents that a store's runs of seeds below `before` memorize most, in accuracy, as ranges; of equals the first."""
+    from scalemem import analyses
+    from scalemem.spec import as_ranges
+    from scalemem.store import Store
+
+    found = Store.open(store)
+    tables = {name: found.table(name) for name in ("runs", "likelihood")}
+    options = {"outcome": "top1_fraction", "table": "likelihood", "where": f"seed < {before}"}
+    rows = analyses.run("split", tables, {"analysis": "counterfactual", "by": ["kind"], "options": options}).to_pylist()
+    documents = sorted((row for row in rows if row["kind"] == "passphrase"), key=lambda row: (-row["memorization"], row["canary"]))
+    return as_ranges(row["canary"] for row in documents[: len(documents) // 4])
