@@ -182,7 +182,7 @@ def test_drift_of_labelled_items_is_read_at_the_label():
     index = drift.contexts(run, moment)
     assert {int(labels.place(run, int(i)).number) for i in index} == {2, 3}
     tokens = np.asarray(drawing.items(run, KEYS[0], index))[:, :-1]
-    apply = jax.jit(lambda w: jax.nn.log_softmax(models.apply(model)(w, tokens)[:, -1]))
+    apply = jax.jit(lambda w: jax.nn.log_softmax(models.apply(model)(w, tokens)[:, -1]))  # type: ignore[arg-type]
     p, q = (np.asarray(apply(w), np.float64) for w in (old, new))
     assert found["forgetting_nats"] == pytest.approx(-(np.exp(p) * q).sum(-1).mean(), rel=1e-5)
 
