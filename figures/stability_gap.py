@@ -27,8 +27,9 @@ def draw(table, result):
     plot.points(axes[1], full, "n_params", "depth_score", "at its lowest", plot.COLOURS[0], "o")
     plot.points(axes[1], full, "n_params", "depth_at_ends_score", "seen at the ends of tasks", plot.COLOURS[1], "s")
     plot.log_x(axes[1])
+    axes[1].set_xticks([30_000, 100_000], ["30,000", "100,000"])
     axes[1].set(xlabel="parameters", ylabel="fall of old tasks, accuracy", title="Full replay", ylim=(-0.01, None))
-    axes[1].legend(fontsize=6)
+    axes[1].legend(fontsize=6, loc=(0.05, 0.14))
 
     shown = [arm for arm in ARMS if arm in set(gaps["arm"].to_pylist())]
     for at, arm in enumerate(shown):
