@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scalemem.durable import StoreError, StoreWarning
@@ -92,6 +92,13 @@ def distinct(values: Any) -> list[Any]:
         else:
             found.update(dict.fromkeys(part.unique().to_pylist() if hasattr(part, "unique") else part))
     return list(found)
+
+
+def run_ids(rows: Sequence[Mapping[str, Any]] | Block) -> Iterable[Any]:
+    """Of a block each once, of rows one a row; None where there is none."""
+    if isinstance(rows, Block):
+        return distinct(rows["run_id"]) if "run_id" in rows else [None]
+    return (row.get("run_id") for row in rows)
 
 
 def encode(name: str, rows: Sequence[Mapping[str, Any]] | Block, compression: str = "zstd") -> memoryview:
@@ -202,13 +209,14 @@ def _plain(value: Any) -> Any:
 
 
 def decode(content: Any, run_ids: set[str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of Parquet bytes; only those of `run_ids`, and only these columns, if given."""
+    """The rows of Parquet bytes; only those of `run_ids`, and only run_id and these columns, if given."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
+    names = None if columns is None else ["run_id", *columns]
     file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(content)))
-    table = pa.concat_tables([file.read_row_group(i, columns=columns, use_threads=False) for i in range(file.num_row_groups)])
+    table = pa.concat_tables([file.read_row_group(i, columns=names, use_threads=False) for i in range(file.num_row_groups)])
     if run_ids is None:
         return table
     return table.filter(pc.is_in(table["run_id"], value_set=pa.array(sorted(run_ids))))  # type: ignore[attr-defined]
@@ -228,8 +236,8 @@ def to_bytes(table: pa.Table, suffix: str) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def unite(pieces: Sequence[pa.Table], where: str) -> pa.Table:
-    """One table of all pieces, sorted by run_id and within a run in the order of the pieces.
+def unite(pieces: Sequence[pa.Table], where: str, columns: Sequence[str] = ()) -> pa.Table:
+    """One table of all pieces, sorted by run_id and within a run in the order of the pieces; StoreError if it lacks one of `columns`.
 
     A column that a piece lacks is null there; integers and floats unite to floats; other types that differ unite to
     strings, with a StoreWarning that names the column.
@@ -249,6 +257,9 @@ def unite(pieces: Sequence[pa.Table], where: str) -> pa.Table:
         pieces = [piece.cast(pa.schema([pa.field(f.name, pa.string()) if f.name in mixed else f for f in piece.schema]))
                   for piece in pieces]
         table = pa.concat_tables(pieces, promote_options="permissive")
+    unknown = next((column for column in columns if column not in table.column_names), None)
+    if unknown is not None:
+        raise StoreError(f"{where}: no column {unknown!r}; legal: those of the whole table, read without naming any; choose one of these")
     code = _ranks(table["run_id"])
     return table if (code[1:] >= code[:-1]).all() else table.take(pa.array(np.argsort(code, kind="stable")))
 

@@ -137,7 +137,7 @@ class Store:
                     path = self.path / "parts" / f"{name}-{secrets.token_hex(8)}.parquet"
                     write_whole(path, content, sync_dir=False)
                     written.append(path)
-                    ids = list(dict.fromkeys(_run_ids(tables[name])))
+                    ids = list(dict.fromkeys(columnar.run_ids(tables[name])))
                     parts.append({"table": name, "part": path.name, "sha256": catalogue.digest(content),
                                   "bytes": len(content), "rows": len(tables[name]), "run_ids": ids})
                 fsync_dir(self.path / "parts")
@@ -218,16 +218,10 @@ class Store:
                     content = catalogue.read(self.path / "parts", part)
                     if content is None:
                         break  # damaged since it was verified: start again without it
-                    wanted = None if columns is None else ["run_id", *columns]
-                    pieces.append(columnar.decode(content, ids if len(ids) < len(part.run_ids) else None, wanted))
+                    pieces.append(columnar.decode(content, ids if len(ids) < len(part.run_ids) else None, columns))
                     del content  # as large as what was read of it
                 else:
-                    found = columnar.unite(pieces, f"{self.path}, table {name}")
-                    unknown = next((column for column in columns or () if column not in found.column_names), None)
-                    if unknown is not None:
-                        raise StoreError(f"{self.path}, table {name}: no column {unknown!r}; legal: those of scalemem export --table {name}; "
-                                         "choose one of these")
-                    return found
+                    return columnar.unite(pieces, f"{self.path}, table {name}", columns or ())
 
     def tables(self) -> list[str]:
         """Names of the tables that have rows of finished runs."""
@@ -385,19 +379,12 @@ def _legal(name: str, what: str) -> str:
     return name
 
 
-def _run_ids(rows: Any) -> Iterable[Any]:
-    """Of a block each once, of rows one a row."""
-    if isinstance(rows, columnar.Block):
-        return columnar.distinct(rows["run_id"]) if "run_id" in rows else [None]
-    return (row.get("run_id") for row in rows)
-
-
 def _checked(table: str, rows: Any) -> Any:
     _legal(table, "table")
     if table == "runs" and isinstance(rows, columnar.Block):
         raise StoreError("table runs: a block of columns; must be rows, one a run; pass a list of dicts")
     seen: set[str] = set()
-    for number, key in enumerate(_run_ids(rows)):
+    for number, key in enumerate(columnar.run_ids(rows)):
         if not isinstance(key, str) or not key:
             number = list(rows.get("run_id", [key])).index(key) if isinstance(rows, columnar.Block) else number
             raise StoreError(f"table {table}, row {number}: run_id = {str(key)[:80]!r}; must be a string; "

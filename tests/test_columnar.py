@@ -92,7 +92,7 @@ def test_a_store_takes_blocks_of_arrays_and_gives_chosen_columns(tmp_path):
     assert table["run_id"].to_pylist() == ["a"] * 6 + ["b"] * 6
     assert table["fact"].to_pylist() == [0, 1, 2] * 4
     assert store.table("facts", ["nats"]).to_pydict() == {"run_id": ["a"] * 6 + ["b"] * 6, "nats": [97.5] * 6 + [98.5] * 6}
-    with pytest.raises(StoreError, match=r"table facts: no column 'bits'; legal: those of"):
+    with pytest.raises(StoreError, match=r"table facts: no column 'bits'; legal: those of the whole table"):
         store.table("facts", ["bits"])
     with pytest.raises(StoreError, match=r"table facts, row 3: run_id = '7'"):
         store.append("facts", Block(run_id=Pieces([repeated("a", 3), [7]])))
