@@ -424,7 +424,7 @@ def to_dict(spec: Any, *, defaults: bool = True) -> Any:
       What `from_dict` turns back into an equal spec, with or without the defaults.
 
     >>> to_dict(Probe("capacity")), to_dict(Probe("capacity"), defaults=False)
-    ({'measure': 'capacity', 'at': 'end'}, {'measure': 'capacity'})
+    ({'measure': 'capacity', 'at': 'end', 'most': 128}, {'measure': 'capacity'})
     """
     if dataclasses.is_dataclass(spec):
         pairs = ((f, getattr(spec, f.name)) for f in fields(spec))
@@ -450,10 +450,10 @@ def from_dict(cls: Any, value: Any, path: str = "") -> Any:
       SpecError: a field is unknown, missing, of the wrong type or out of range; one line that names it.
 
     >>> from_dict(Probe, {"measure": "capacity"})
-    Probe(measure='capacity', at='end')
+    Probe(measure='capacity', at='end', most=128)
     >>> from_dict(Probe, {"measures": "capacity"})
     Traceback (most recent call last):
-    scalemem.spec.SpecError: probe.measures: unknown field; legal: measure, at; remove or rename it
+    scalemem.spec.SpecError: probe.measures: unknown field; legal: measure, at, most; remove or rename it
     """
     path = path or _name(cls)
     if not isinstance(value, dict):

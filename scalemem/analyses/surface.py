@@ -44,8 +44,8 @@ class Forecast:
     def at(self, quantile: float) -> np.ndarray:
         """A quantile of the fraction, [n], to 1e-6.
 
-        >>> Forecast(np.array([[0.0], [0.0]]), np.array([[1.0], [1.0]])).at(0.5).round(3)  # of logit 0 and cloglog 0: 1/2 and 1 - 1/e
-        array([0.566])
+        >>> Forecast(np.array([[0.0], [0.0]]), np.array([[1.0], [1.0]])).at(0.5).round(3)  # between 1/2, of logit 0, and 1 - 1/e, of cloglog 0
+        array([0.554])
         """
         from scipy.special import ndtr
 
