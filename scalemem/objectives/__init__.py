@@ -28,6 +28,7 @@ def get(name: str) -> Callable[..., Any]:
     if tasks and int(tasks[1]) <= 4096:
         return label.in_task(int(tasks[1]))
     if name not in OBJECTIVES:
-        legal = ", ".join(["next_token", "label", "label_in_task_K (K classes of a task)", *(f"goldfish_{kind}_K" for kind in goldfish.KINDS)])
-        raise SpecError(f"stage.objective = {name!r}: must be one of {legal} (one target in K, from 2 to 128, left out); choose one of these")
+        legal = ", ".join(["next_token", *(f"goldfish_{kind}_K" for kind in goldfish.KINDS), "label", "label_in_task_K"])
+        raise SpecError(f"stage.objective = {name!r}: must be one of {legal} (goldfish: one target in K, from 2 to 128, left out; label: K classes of "
+                        "a task); choose one of these")
     return OBJECTIVES[name]
