@@ -29,6 +29,6 @@ def get(name: str) -> Callable[..., Any]:
         return label.in_task(int(tasks[1]))
     if name not in OBJECTIVES:
         legal = ", ".join(["next_token", *(f"goldfish_{kind}_K" for kind in goldfish.KINDS), "label", "label_in_task_K"])
-        raise SpecError(f"stage.objective = {name!r}: must be one of {legal} (goldfish: one target in K, from 2 to 128, left out; label: K classes of "
-                        "a task); choose one of these")
+        raise SpecError(f"stage.objective = {name!r}: must be one of {legal} (goldfish: one target in K, from 2 to 128, left out; label: K classes "
+                        "of a task); choose one of these")
     return OBJECTIVES[name]
