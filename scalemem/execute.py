@@ -281,8 +281,7 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
             measured(close)
             continue
         local = segment - stages.begins[stage]
-        lengths = [record.segments(run, stage) for run in open_.values()]
-        stop_at = min([min(record.next_point(run, stage, local) for run in open_.values())] + [n for n in lengths if n > local])
+        stop_at = min(record.next_point(run, stage, local) for run in open_.values())
         ahead = min(chunk, stop_at - local)
         tick = time.monotonic()
         states = jax.block_until_ready(stages.advance(states, stage, ahead))

@@ -50,7 +50,11 @@ def is_point(run: RunSpec, stage: int, segment: int) -> bool:
 
 def next_point(run: RunSpec, stage: int, segment: int) -> int:
     """The next segment of a stage after which the curves have a point, or its last."""
-    return next((n for n in range(segment + 1, segments(run, stage)) if is_point(run, stage, n)), segments(run, stage))
+    kinds = {probe.at for probe in run.probes}
+    after = segment + 1 if "segments" in kinds else 1 << segment.bit_length()
+    if "log" in kinds:  # far fewer are passed over than there are segments up to the next power of two
+        after = min(after, next(n for n in range(segment + 1, after + 1) if n == after or is_log_point(n)))
+    return min(after, segments(run, stage))
 
 
 def point(run: RunSpec, stage: int, segment: int, loss_nats: float, weights: Weights, reference: Any, taken: Taken) -> dict[str, Block]:
@@ -121,10 +125,11 @@ def _measured(run: RunSpec, stage: int, segment: int, weights: Weights, referenc
     values: dict[str, float] = {}
     blocks: dict[str, Block] = {}
     view, most = at_stage(run, stage), {probe.measure: probe.most for probe in run.probes}
+    params = weights() if any(name not in taken for name in names) else None
     for name in names:
         if name not in taken:
             at = (Moment(stage, None if stage == 0 else reference, sources(run), most[name]),) if name in measure.OF_STAGES else ()
-            taken[name] = measure.get(name)(view, weights(), train.key(run.seed, "data"), train.key(run.seed, "probe"), *at)
+            taken[name] = measure.get(name)(view, params, train.key(run.seed, "data"), train.key(run.seed, "probe"), *at)
         arrays = {column: np.asarray(value) for column, value in taken[name].items() if np.ndim(value)}
         values |= {column: value for column, value in taken[name].items() if column not in arrays}
         if arrays:

@@ -116,9 +116,10 @@ def switch(before: Shape, shape: Shape, state: State, k_before: Knobs, k: Knobs,
       continued: go on with the optimizer's moments.
       same: both have the same strategy, which is given its memory.
     """
-    found = _begin(shape, weights(before, state, k_before, ended=True), k, state.memory if same else None)
-    return found._replace(optimizer=state.optimizer if continued else found.optimizer, diverged=state.diverged,
-                          loss_nats=state.loss_nats, reference=weights(before, state, k_before, ended=True))
+    left = weights(before, state, k_before, ended=True)
+    found = _begin(shape, left, k, state.memory if same else None)
+    return found._replace(optimizer=state.optimizer if continued else found.optimizer, diverged=state.diverged, loss_nats=state.loss_nats,
+                          reference=left)
 
 
 def _begin(shape: Shape, params: Any, k: Knobs, memory: Any) -> State:

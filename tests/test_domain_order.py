@@ -1,19 +1,23 @@
 """Orders of domains and the transfer matrix, by hand."""
 
-import json
+import dataclasses
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from conftest import make_run
 
 from scalemem.analyses import domain_order
+from scalemem.spec import canonical_json
 from scalemem.tables import RowsError
 
 LOSSES = np.array([[3.0, 3.0, 3.0], [1.0, 2.5, 3.5], [1.4, 1.2, 2.0], [2.0, 1.6, 1.0]])  # before, and after each of three stages
 
 
 def tables(order, losses=LOSSES):
-    spec = json.dumps({"stages": [{"data": {"first": d * domain_order.DOMAIN} if d else {}} for d in order]})
+    run = make_run()
+    stages = [dataclasses.replace(run.stages[0], data=dataclasses.replace(run.stages[0].data, first=d * domain_order.DOMAIN)) for d in order]
+    spec = canonical_json(dataclasses.replace(run, stages=tuple(stages)))
     rows = []
     for t in range(len(order)):
         for step, row in ((0, t), (8, t + 1)):

@@ -13,7 +13,6 @@ mean of ratios hangs on the facts that gained least. Maxima are looked for, and 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,7 +22,7 @@ import numpy as np
 from scalemem import tables as columns
 from scalemem.analyses import panel as panels
 from scalemem.analyses import retention
-from scalemem.spec import RunSpec, SpecError, Stage, from_dict
+from scalemem.spec import RunSpec, SpecError, Stage, from_json
 from scalemem.tables import RowsError
 
 if TYPE_CHECKING:
@@ -249,7 +248,7 @@ def _curves(tables: Mapping[str, pa.Table], table: str, window: int, again: int,
     specs = dict(zip(runs.column("run_id").to_pylist(), runs.column("spec").to_pylist(), strict=True))
     found: list[Curve] = []
     for key, one in panels.by(rows, ("run_id",)):
-        run = from_dict(RunSpec, json.loads(specs[key["run_id"]]))
+        run = from_json(specs[key["run_id"]])
         found += _of_run(run, key["run_id"], one, window, again, against)
     if not found:
         raise RowsError(f"table {table!r}: no run meets facts more than {again} times that are then measured; inject facts, and measure every stage")

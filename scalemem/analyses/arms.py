@@ -81,7 +81,7 @@ def analyse(tables: Mapping[str, pa.Table], *, table: str = "tasks", value: str 
         raise SpecError("analysis.by = []: must name at least one field within which runs are compared; write 'generator'")
     rows: list[dict[str, Any]] = []
     for key, part in parts(tables, by):
-        about = {row["run_id"]: row for row in part["runs"].to_pylist()}
+        about = panels.runs(part)
         scores = continual.analyse(part, table=table, value=value, task=task, where=where, first_stage=first_stage).to_pylist()
         ends = {(name_of(about[row["run_id"]]), row["seed"], row["n_params"]): row for row in scores}
         for row in scores:
@@ -119,7 +119,7 @@ def frontier(tables: Mapping[str, pa.Table], *, table: str = "facts", value: str
       SpecError: no such table. RowsError: a run without rows of a source.
     """
     items = panels.table_of(tables, table, f"stage == {stage}")
-    about = {row["run_id"]: row for row in tables["runs"].to_pylist()}
+    about = panels.runs(tables)
     rows: list[dict[str, Any]] = []
     for key, part in panels.by(items, ["run_id", "seed", "n_params"]):
         run = about.get(key["run_id"])

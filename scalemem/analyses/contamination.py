@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ import numpy as np
 from scalemem import tables as columns
 from scalemem.analyses import panel as panels
 from scalemem.analyses import weight_decay
-from scalemem.spec import RunSpec, Stage, from_dict
+from scalemem.spec import Stage, from_json
 from scalemem.tables import RowsError
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def analyse(tables: Mapping[str, pa.Table], *, table: str = "facts", leaked: str
 
     Source: Bordt et al. 2025 (arXiv 2410.03249), shared/literature/forgetting.md 3: the envelope is empirical, no theorem about a loss.
     """
-    specs = {row["run_id"]: (from_dict(RunSpec, json.loads(row["spec"])), row["n_params"])
+    specs = {row["run_id"]: (from_json(row["spec"]), row["n_params"])
              for row in tables["runs"].select(["run_id", "spec", "n_params"]).to_pylist()}
     rows = []
     for key, part in panels.by(panels.table_of(tables, table, f"source in ['{leaked}', '{others}']"), ["run_id"]):

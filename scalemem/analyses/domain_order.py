@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scalemem.analyses import panel
+from scalemem.spec import from_json
 from scalemem.tables import RowsError, TableError
 
 if TYPE_CHECKING:
@@ -19,13 +19,13 @@ DOMAIN = 1 << 20  # items of a domain, as in scalemem.data.domains
 
 def _learned(spec: str) -> list[int]:
     """The domain that each stage of a run learns."""
-    return [int(stage["data"].get("first", 0)) // DOMAIN for stage in json.loads(spec)["stages"]]
+    return [stage.data.first // DOMAIN for stage in from_json(spec).stages]
 
 
 def _runs(tables: Mapping[str, pa.Table], table: str, value: str) -> list[tuple[dict[str, Any], list[int], np.ndarray]]:
     """Of each run: its row, the domains in the order in which they were learned, and losses [stages + 1, domains]."""
     source, found = panel.table_of(tables, table), []
-    about = {row["run_id"]: row for row in tables["runs"].select(["run_id", "seed", "n_params", "spec"]).to_pylist()}
+    about = panel.runs(tables)
     for key, rows in panel.by(source, ["run_id"]):
         if key["run_id"] not in about:
             continue

@@ -37,7 +37,7 @@ def analyse(tables: Mapping[str, pa.Table], *, table: str = "domains", old: int 
     import pyarrow as pa
 
     source = panel.table_of(tables, table, f"stage == {stage}")
-    about = {row["run_id"]: row for row in tables["runs"].to_pylist()}
+    about = panel.runs(tables)
     found: list[dict[str, Any]] = []
     for key, rows in panel.by(source, ["run_id"]):
         run = about.get(key["run_id"])

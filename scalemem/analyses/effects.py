@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from scalemem.analyses import panel as panels
 from scalemem.analyses import profile, roc
-from scalemem.spec import OptimizerSpec, RunSpec, SpecError, from_dict
+from scalemem.spec import OptimizerSpec, SpecError, from_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,7 +64,7 @@ def _schedule(runs: pa.Table) -> tuple[OptimizerSpec, int]:
     """The optimizer, whose peak rate may differ, and the steps that all runs share."""
     found: dict[tuple[Any, ...], tuple[OptimizerSpec, int]] = {}
     for spec, steps in zip(runs["spec"].to_pylist(), runs["steps"].to_pylist(), strict=True):
-        o = from_dict(RunSpec, json.loads(spec)).stages[0].optimizer
+        o = from_json(spec).stages[0].optimizer
         found[o.schedule, o.warmup_steps, o.decay_fraction, o.final_fraction, steps] = o, int(steps)
     if len(found) != 1:
         raise SpecError(f"runs: {len(found)} kinds of schedule and number of steps; must be 1 for effects; split them (analysis split, by schedule)")

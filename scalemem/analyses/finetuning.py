@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from scalemem.analyses.rates import straight
 from scalemem.laws.least_squares import SQUARED
 from scalemem.laws.problem import Problem
 from scalemem.laws.sample import Sample
-from scalemem.spec import RunSpec, SpecError, from_dict
+from scalemem.spec import SpecError, from_json
 from scalemem.tables import RowsError
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def analyse(tables: Mapping[str, pa.Table], *, stage: int = 1, new: str = "stage
 
     Source: L_ft and L_f of Kalajdzievski 2024 (arXiv 2401.05605), shared/literature/forgetting.md 1.1, with its advice on what to leave out.
     """
-    runs = {row["run_id"]: row for row in tables["runs"].to_pylist()}
+    runs = panels.runs(tables)
     steps = f"stage == {stage} and stage_step > {after}"
     drift = {(row["run_id"], row["stage_step"]): row for row in panels.table_of(tables, "curves", steps).to_pylist()}
     facts = panels.table_of(tables, "facts", f"{steps} and source in ['{new}', '{old}']")
@@ -54,7 +53,7 @@ def analyse(tables: Mapping[str, pa.Table], *, stage: int = 1, new: str = "stage
     for (run_id, step), found in sorted(drift.items()):
         if run_id not in runs or (run_id, step, new) not in means or found.get("forgetting_nats") is None:
             continue
-        spec = from_dict(RunSpec, json.loads(runs[run_id]["spec"]))
+        spec = from_json(runs[run_id]["spec"])
         of = spec.stages[stage]
         learned, kept = (means.get((run_id, step, source), math.nan) / of.data.object_tokens for source in (new, old))
         if below_nats and learned > below_nats:

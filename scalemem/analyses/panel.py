@@ -74,6 +74,11 @@ def rows(found: Sequence[Mapping[str, Any]], names: Sequence[str]) -> pa.Table:
     return pa.table({name: [row[name] for row in found] for name in names})
 
 
+def runs(tables: Mapping[str, pa.Table]) -> dict[str, dict[str, Any]]:
+    """The row of each run in the table of runs, by run_id."""
+    return {row["run_id"]: row for row in tables["runs"].to_pylist()}
+
+
 def grid(table: pa.Table, row: str, column: str, *names: str) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """Columns of a long table as matrices, NaN where there is no row.
 

@@ -6,7 +6,6 @@ object; it is recognised, in a test against a foil, if its own object is likelie
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +15,7 @@ import numpy as np
 from scalemem import tables as columns
 from scalemem.analyses import panel as panels
 from scalemem.analyses import retention
-from scalemem.spec import RunSpec, SpecError, Stage, from_dict
+from scalemem.spec import RunSpec, SpecError, Stage, from_json
 from scalemem.tables import RowsError
 
 if TYPE_CHECKING:
@@ -185,7 +184,7 @@ def _runs(tables: Mapping[str, pa.Table], table: str, study: int) -> list[_Of]:
     specs = dict(zip(runs.column("run_id").to_pylist(), runs.column("spec").to_pylist(), strict=True))
     found = []
     for key, one in panels.by(rows, ("run_id",)):
-        run = from_dict(RunSpec, json.loads(specs[key["run_id"]]))
+        run = from_json(specs[key["run_id"]])
         if study < len(run.stages) - 1:
             found.append(_of_run(run, key["run_id"], one, study))
     if not found:

@@ -33,7 +33,7 @@ def environment(tables: Mapping[str, pa.Table], *, table: str = "facts", value: 
       SpecError: no such table; RowsError: a phase whose facts are not measured.
     """
     source, found = panel.table_of(tables, table), []
-    about = {row["run_id"]: row for row in tables["runs"].to_pylist()}
+    about = panel.runs(tables)
     for key, rows in panel.by(source, ["run_id"]):
         run = about.get(key["run_id"])
         if run is None:
@@ -73,7 +73,7 @@ def spacing(tables: Mapping[str, pa.Table], *, table: str = "facts", value: str 
       SpecError: no such table; RowsError: no such rows.
     """
     met = panel.table_of(tables, table, f"stage == {stage}")
-    about, found = {row["run_id"]: row for row in tables["runs"].to_pylist()}, []
+    about, found = panel.runs(tables), []
     for key, rows in panel.by(met, ["run_id", "stage_step"]):
         run = about.get(key["run_id"])
         if run is None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scalemem import tables as columns
-from scalemem.spec import RunSpec, SpecError, from_dict, to_dict
+from scalemem.spec import SpecError, from_json, to_dict
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,10 +48,9 @@ def analyse(tables: Mapping[str, pa.Table], *, analysis: str, by: Sequence[str],
     return pa.concat_tables(found, promote_options="permissive")
 
 
-def parts(tables: Mapping[str, pa.Table], by: Sequence[str]) -> Iterator[tuple[dict[str, Any], dict[str, pa.Table]]]:
+def parts(tables: Mapping[str, pa.Table], by: Sequence[str]) -> Iterator[tuple[dict[str, Any], Mapping[str, pa.Table]]]:
     """({name: value}, the tables of the runs that have it), in sorted order."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     runs = tables["runs"]
     if not by:
@@ -62,13 +60,38 @@ def parts(tables: Mapping[str, pa.Table], by: Sequence[str]) -> Iterator[tuple[d
             runs = runs.append_column(name, pa.array([_field(spec, name) for spec in runs["spec"].to_pylist()]))
     for key, rows in columns.groups(runs, by, np.ones(runs.num_rows, bool)):
         own = runs["run_id"].combine_chunks().take(pa.array(rows))
-        yield key, {name: table.filter(pc.is_in(table["run_id"], value_set=own))  # type: ignore[attr-defined]
-                    for name, table in tables.items() if "run_id" in table.column_names}
+        yield key, _Part(tables, own)
+
+
+class _Part(Mapping):
+    """The rows of some runs in each table, chosen when a table is asked for: it may be one that another analysis of the study has yet to make."""
+
+    def __init__(self, tables: Mapping[str, pa.Table], runs: pa.Array):
+        self.tables, self.runs, self.chosen = tables, runs, {}
+
+    def __getitem__(self, name: str) -> pa.Table:
+        import pyarrow.compute as pc
+
+        if name not in self.chosen:
+            table = self.tables[name]
+            if "run_id" not in table.column_names:
+                raise columns.TableError(f"table {name!r}: has no column run_id, so its rows are of no run; name another")
+            self.chosen[name] = table.filter(pc.is_in(table["run_id"], value_set=self.runs))  # type: ignore[attr-defined]
+        return self.chosen[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tables)
+
+    def __len__(self) -> int:
+        return len(self.tables)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tables
 
 
 def _field(spec: str, name: str) -> Any:
     """The value of a field of a run, from the JSON of its spec, by its path or the end of it that is unique."""
-    leaves = dict(_leaves(to_dict(from_dict(RunSpec, json.loads(spec)))))
+    leaves = dict(_leaves(to_dict(from_json(spec))))
     ends = [path for path in leaves if f".{path}".endswith(f".{name}")]
     if len(ends) != 1:
         legal = f"one of {', '.join(ends)}" if ends else "a column of the runs or a field of their specs"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import numpy as np
 from scalemem import tables as columns
 from scalemem.analyses import panel as panels
 from scalemem.analyses import roc
-from scalemem.spec import RunSpec, SpecError, from_dict, to_dict
+from scalemem.spec import SpecError, from_json, to_dict
 from scalemem.tables import RowsError
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def analyse(tables: Mapping[str, pa.Table], *, reference: str, table: str = "lik
       SpecError: no such table. TableError: a column that is none. RowsError: no reference, or one of other sequences.
     Source: Morris et al. 2025 (arXiv 2505.24832), definitions in the plug-in form; the subtraction of controls: derived.
     """
-    runs = {row["run_id"]: row for row in tables["runs"].to_pylist()}
+    runs = panels.runs(tables)
     for name in (*match, *carry):
         columns.load(tables["runs"], name)  # its errors
     chosen = {key for key, is_one in zip(tables["runs"]["run_id"].to_pylist(), columns.mask(tables["runs"], reference), strict=True) if is_one}
@@ -103,7 +102,7 @@ def _references(tables: Mapping[str, pa.Table], table: str, runs: Mapping[str, A
 
 def _sequences(run: Mapping[str, Any]) -> dict[str, Any]:
     """What decides which sequences a run tracks, beyond their numbers."""
-    spec = from_dict(RunSpec, json.loads(run["spec"]))
+    spec = from_json(run["spec"])
     data = to_dict(spec.stages[0].data)
     canaries = data.pop("canaries")
     if not canaries or not canaries["shared"] or canaries["offset"] > 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ import numpy as np
 
 from scalemem import tables as columns
 from scalemem.analyses import panel as panels
-from scalemem.spec import OptimizerSpec, RunSpec, SpecError, from_dict
+from scalemem.spec import OptimizerSpec, RunSpec, SpecError, from_json
 from scalemem.tables import RowsError
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ def analyse(tables: Mapping[str, pa.Table], *, table: str = "facts", since_stage
     for key, part in panels.by(found, ["run_id"]):
         if key["run_id"] not in specs:
             raise RowsError(f"table {table!r}: run {key['run_id']} is not among the runs; leave its rows out with where")
-        run = from_dict(RunSpec, json.loads(specs[key["run_id"]]))
+        run = from_json(specs[key["run_id"]])
         log, begins = of_run(run)
         if since is None and since_stage >= len(begins):
             raise SpecError(f"analysis.since_stage = {since_stage}: must be below {len(begins)}, the stages of run {key['run_id']}; lower it")

@@ -12,10 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, Int
 
-from scalemem.data import source
+from scalemem.data import markov, source
 from scalemem.spec import RunSpec, SpecError
 
 DOMAIN = 1 << 20  # items of a domain
@@ -42,16 +41,7 @@ def tempered(run: RunSpec, key: jax.Array, index: Int[Array, " B"], temperature:
 
 
 def _items(run, key, index, temperature):
-    data, vocab = run.stages[0].data, run.model.vocab_size
-    ranks = source.chosen(vocab, data.zipf, source.draws(key, index, run.model.seq_len), temperature)
-    domain = index // DOMAIN
-
-    def step(context, rank):
-        token = (rank + _shift(run, domain, context)) % vocab
-        return (*context[1:], token.astype(jnp.uint32) + 1), token
-
-    nothing = jnp.zeros(len(index), jnp.uint32)
-    return lax.scan(step, (nothing,) * data.context, ranks.T)[1].T
+    return markov.chain(run, key, index, temperature, lambda context: _shift(run, index // DOMAIN, context))
 
 
 def _shift(run, domain, context):
@@ -70,16 +60,13 @@ def nats(run: RunSpec, tokens: Int[Array, "B S"], domain: Any = 0) -> Float[Arra
       tokens: int32 [B, S].
       domain: which, a number or int32 [B].
     """
-    data, (vocab, seq_len) = run.stages[0].data, (run.model.vocab_size, run.model.seq_len)
-    heard = jnp.pad(tokens.astype(jnp.uint32) + 1, ((0, 0), (data.context, 0)))
-    context = tuple(heard[:, 1 + j : seq_len + j] for j in range(data.context))
-    shift = _shift(run, jnp.broadcast_to(jnp.asarray(domain), (len(tokens),))[:, None], context)
-    return jnp.asarray(source.choice(vocab, data.zipf).nats, jnp.float32)[(tokens[:, 1:] - shift) % vocab]
+    which = jnp.broadcast_to(jnp.asarray(domain), (len(tokens),))[:, None]
+    return markov.chain_nats(run, tokens, lambda context: _shift(run, which, context))
 
 
 def entropy_bits(run: RunSpec) -> float:
     """Exact entropy of one item's scored tokens given the first: (S - 1) H bits, H that of a rank, in every domain."""
-    return (run.model.seq_len - 1) * source.choice(run.model.vocab_size, run.stages[0].data.zipf).entropy_bits
+    return markov.entropy_bits(run)
 
 
 def held_out(run: RunSpec, first: int, n_items: int, count: int) -> np.ndarray:

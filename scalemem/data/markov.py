@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -33,19 +36,37 @@ def tempered(run: RunSpec, key: jax.Array, index: Int[Array, " B"], temperature:
 
 
 def _items(run, key, index, temperature):
+    return chain(run, key, index, temperature, lambda context: _shift(run, context))
+
+
+def chain(run: RunSpec, key: jax.Array, index: Int[Array, " B"], temperature: Float[Array, " B"] | None, shift: Callable[[tuple], Any]) -> Any:
+    """Sequences x_t = (r_t + shift(context)) mod V, int32 [B, S]: of this source, and of others that differ in the shift alone.
+
+    Args:
+      run, key, index, temperature: as of `items` and `tempered`; None is 1 for all.
+      shift: (the last data.context tokens, uint32 [B] each, the oldest first, from 1, and 0 where there is none) -> int32 [B].
+    """
     data, vocab = run.stages[0].data, run.model.vocab_size
     ranks = source.chosen(vocab, data.zipf, source.draws(key, index, run.model.seq_len), temperature)
 
     def step(context, rank):
-        token = (rank + _shift(run, context)) % vocab
+        token = (rank + shift(context)) % vocab
         return (*context[1:], _heard(token)), token
 
     nothing = jnp.zeros(len(index), jnp.uint32)
     return lax.scan(step, (nothing,) * data.context, ranks.T)[1].T
 
 
+def chain_nats(run: RunSpec, tokens: Int[Array, "B S"], shift: Callable[[tuple], Any]) -> Float[Array, "B S-1"]:
+    """-log p(x_t | x_<t) in nats for t = 2..S of a `chain`: the log probability of the rank (x_t - shift) mod V; contexts are [B, S - 1] here."""
+    data, (vocab, seq_len) = run.stages[0].data, (run.model.vocab_size, run.model.seq_len)
+    heard = jnp.pad(_heard(tokens), ((0, 0), (data.context, 0)))
+    moved = shift(tuple(heard[:, 1 + j : seq_len + j] for j in range(data.context)))
+    return jnp.asarray(source.choice(vocab, data.zipf).nats, jnp.float32)[(tokens[:, 1:] - moved) % vocab]
+
+
 def _heard(tokens):
-    """Tokens as `_shift` takes them: from 1, for 0 is a token that is not there."""
+    """Tokens as a shift takes them: from 1, for 0 is a token that is not there."""
     return tokens.astype(jnp.uint32) + 1
 
 
@@ -61,10 +82,7 @@ def nats(run: RunSpec, tokens: Int[Array, "B S"]) -> Float[Array, "B S-1"]:
       run: gives the vocabulary, data.context, data.zipf and data.language.
       tokens: int32 [B, S].
     """
-    data, (vocab, seq_len) = run.stages[0].data, (run.model.vocab_size, run.model.seq_len)
-    heard = jnp.pad(_heard(tokens), ((0, 0), (data.context, 0)))
-    shift = _shift(run, tuple(heard[:, 1 + j : seq_len + j] for j in range(data.context)))
-    return jnp.asarray(source.choice(vocab, data.zipf).nats, jnp.float32)[(tokens[:, 1:] - shift) % vocab]
+    return chain_nats(run, tokens, lambda context: _shift(run, context))
 
 
 def entropy_bits(run: RunSpec) -> float:
