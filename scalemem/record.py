@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from scalemem import accounting, columnar, data, measure, strategies, train, trainable
+from scalemem.data.load import load_ratio
 from scalemem.measure.moment import Moment, sources
 from scalemem.spec import RunSpec, at_stage, canonical_json, run_id
 
@@ -88,8 +89,8 @@ def final(run: RunSpec, state: train.State, weights: Weights, taken: Taken) -> t
 
 
 def _costs(run: RunSpec) -> dict[str, float]:
-    """What each stage of several trains, and what its strategy costs beside plain training."""
-    found = {}
+    """Of a run of several stages: its load, what each of them trains, and what its strategy costs beside plain training."""
+    found = {"load_ratio": load_ratio(run)} if len(run.stages) > 1 else {}
     for i, stage in enumerate(run.stages if len(run.stages) > 1 else ()):
         found[f"stage{i}_trained_params"] = trainable.n_trained(run.model, stage)
         if stage.strategy:

@@ -90,6 +90,7 @@ def studies(args: argparse.Namespace) -> Outcome:
 def plan(args: argparse.Namespace) -> Outcome:
     """What a run would do, from the specs alone."""
     from scalemem import execute, launch, show
+    from scalemem.data.load import load_ratio
 
     console = console_of(args)
     sweep, path = _sweep(args, args.sim)
@@ -103,7 +104,8 @@ def plan(args: argparse.Namespace) -> Outcome:
     workers = max(1, min(len(launch.cores()), len(packs)))
     rows = [{**{k: getattr(s.run.model, k) for k in ("n_layers", "d_model", "n_heads", "vocab_size", "seq_len")},
              "n_params": execute.accounting.n_params(s.run.model), "runs": len(rs),
-             "train_flops": sum(map(execute.accounting.train_flops, rs)), "core_seconds": sum(map(execute.seconds, rs))}
+             "train_flops": sum(map(execute.accounting.train_flops, rs)), "core_seconds": sum(map(execute.seconds, rs)),
+             **({"load_ratio": max(map(load_ratio, rs))} if len(s.run.stages) > 1 else {})}
             for s, rs in shapes.items()]
     left = execute.left(packs, store)
     body = {"event": "plan", "packs": len(packs), "runs": left.runs, "shapes": len(shapes), "workers": workers, "flops": left.flops,
