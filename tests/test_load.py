@@ -43,7 +43,8 @@ def test_load_of_random_tokens():
 @pytest.mark.parametrize("variants", [1, 4])
 def test_sentences_of_a_fact_count_once(variants):
     """40 sentences are of 40 facts, or of 10 with four sentences each."""
-    one = run(stage(0, 40, {"generator": "facts", "object_tokens": 1, "variants": variants}), model=dataclasses.replace(MODEL, vocab_size=64, seq_len=8))
+    told = {"generator": "facts", "object_tokens": 1, "variants": variants}
+    one = run(stage(0, 40, told), model=dataclasses.replace(MODEL, vocab_size=64, seq_len=8))
     bits = facts.entropy_bits(one)
     assert bits > math.log2(facts.parts(one).values)
     assert load_ratio(one) == pytest.approx(40 / variants * bits / (2 * n_params(one.model)))
