@@ -11,12 +11,12 @@ def draw(table, result):
     rows, cells = result.tables["orders"], result.tables["transfer"]
     sizes = sorted(set(rows["n_params"].to_pylist()))
 
-    for axis, column, label in ((axes[0], "backward_nats", "forgotten of earlier domains (nats a token)"),
-                                (axes[1], "last_nats", "all domains at the end, above the source (nats)")):
+    for axis, column, label in ((axes[0], "backward_nats", "forgotten of earlier domains (nats)"),
+                                (axes[1], "last_nats", "all at the end, above the source (nats)")):
         for i, order in enumerate(("similar", "shuffled")):
             plot.points(axis, tables.where(rows, f"order == '{order}'")[0], "n_params", column, order, plot.COLOURS[i], plot.MARKERS[i])
         plot.log_x(axis)
-        plot.axis(axis.xaxis, sizes)
+        plot.axis(axis.xaxis, sizes, most=3)
         axis.set(xlabel="parameters", ylabel=label)
     axes[0].axhline(0, color="0.6", lw=0.7)
     axes[0].legend(title="order of domains")
