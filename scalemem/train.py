@@ -149,7 +149,8 @@ def _context(shape: Shape, k: Knobs, rest: Any) -> Context:
     """What the strategy of a stage sees."""
     stage, forward, data_key = shape.run.stages[0], models.apply(shape.run.model), key(k["seed"], "data")
     return Context(shape.run, lambda trained, tokens: forward(trainable.join(stage, trained, rest), tokens), objectives.get(stage.objective),
-                   lambda index: data.items(shape.run, data_key, index), k, _key(k, "strategy"))
+                   lambda index: data.items(shape.run, data_key, index), k, _key(k, "strategy"),
+                   lambda trained: trainable.join(stage, trained, rest))
 
 
 def advance(shape: Shape, state: State, k: Knobs, segments: Any) -> State:

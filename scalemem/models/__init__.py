@@ -57,7 +57,7 @@ def init(spec: ModelSpec, key: jax.Array) -> Params:
 def apply(spec: ModelSpec) -> Callable[[Params, jax.Array], jax.Array]:
     """The pure function (params, tokens [B, T]) -> logits [B, T, V] of an architecture."""
     def forward(params: Params, tokens: jax.Array) -> jax.Array:
-        return _module(spec, params)(tokens)
+        return module(spec, params)(tokens)
 
     _split(spec)  # an unknown architecture is an error here, not when it is applied
     return forward
@@ -78,10 +78,10 @@ def decode(spec: ModelSpec) -> tuple[Callable[..., Any], Callable[..., Any]]:
     True
     """
     def prefill(params: Params, tokens: jax.Array, length: int) -> tuple[jax.Array, Any]:
-        return _module(spec, params).prefill(tokens, length)
+        return module(spec, params).prefill(tokens, length)
 
     def step(params: Params, token: jax.Array, position: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
-        return _module(spec, params).step(token, position, cache)
+        return module(spec, params).step(token, position, cache)
 
     _split(spec)
     if not hasattr(ARCHITECTURES[spec.arch], "prefill"):
@@ -89,7 +89,7 @@ def decode(spec: ModelSpec) -> tuple[Callable[..., Any], Callable[..., Any]]:
     return prefill, step
 
 
-def _module(spec: ModelSpec, params: Params) -> Any:
+def module(spec: ModelSpec, params: Params) -> Any:
     """The architecture with these parameters."""
     graph, state = _split(spec)
     filled = jax.tree.map(lambda x: x, state)

@@ -26,13 +26,20 @@ class MLP(nnx.Module):
         self.hidden = nnx.List([Linear(m.d_model, m.d_model, (2 / m.d_model) ** 0.5) for _ in range(m.n_layers - 1)])
         self.head = Linear(m.d_model, m.vocab_size, m.init_std)
 
-    def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
-        """Logits, float32, from T <= seq_len tokens; 0 but at the last place."""
+    def first(self, tokens: Int[Array, "B T"]) -> Float[Array, "B D"]:
+        """The linear layer on one-hot tokens."""
         b, t = tokens.shape
         one_hot = jax.nn.one_hot(tokens, self.vocab_size, dtype=self.dtype).reshape(b, t * self.vocab_size)
-        x = matmul(one_hot, self.places[...][: t * self.vocab_size].astype(self.dtype)) + self.bias[...].astype(self.dtype)
+        return matmul(one_hot, self.places[...][: t * self.vocab_size].astype(self.dtype)) + self.bias[...].astype(self.dtype)
+
+    def answer(self, x: Float[Array, "B D"], length: int) -> Float[Array, "B T V"]:
+        """The head at the last of `length` places, float32, and 0 at the others."""
+        return jnp.pad(self.head(x).astype(jnp.float32)[:, None], ((0, 0), (length - 1, 0), (0, 0)))
+
+    def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
+        """Logits, float32, from T <= seq_len tokens; 0 but at the last place."""
+        x = self.first(tokens)
         x = jax.nn.relu(x) if self.active else x
         for layer in self.hidden:
             x = jax.nn.relu(layer(x))
-        answer = self.head(x).astype(jnp.float32)
-        return jnp.pad(answer[:, None], ((0, 0), (t - 1, 0), (0, 0)))
+        return self.answer(x, tokens.shape[1])

@@ -30,8 +30,8 @@ __all__ = ["STRATEGIES", "Context", "Costs", "check", "costs", "get", "of"]
 
 # name -> module, or where it is imported from when it is used
 STRATEGIES: dict[str, Any] = {name: f"scalemem.strategies.{name}" for name in (
-    "ewc", "online_ewc", "si", "lwf", "logit_distillation", "gem", "agem", "weight_averaging", "merging", "fast_slow", "collateral", "relational",
-    "centre_loss", "prototypes")}
+    "ewc", "online_ewc", "si", "lwf", "logit_distillation", "feature_distillation", "gem", "agem", "weight_averaging", "merging", "fast_slow",
+    "collateral", "relational", "centre_loss", "prototypes")}
 
 
 def get(name: str) -> ModuleType:

@@ -19,6 +19,7 @@ class Context(NamedTuple):
     fetch: Callable[..., Any]  # item numbers [B] -> tokens [B, S]
     k: dict[str, Any]  # strategy_ strength, first, items, decay and seen; stage, first, n_items, batch_size, seed, exposures
     key: jax.Array  # of this stage's strategy
+    weights: Callable[..., Any] = lambda trained: trained  # trained -> the weights of the whole model, for those that look inside it
 
 
 class Costs(NamedTuple):
