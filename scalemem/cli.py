@@ -51,6 +51,17 @@ def parser(laws: str = "") -> argparse.ArgumentParser:
         running(sub)
         sub.add_argument("--executor", default="auto", help="cpu (a pinned process a core), vmap, shard, or auto (default)")
         sub.add_argument("--workers", type=int, metavar="N", help="processes of the cpu executor (default: the cores there are)")
+        sub.add_argument("--launcher", choices=("local", "slurm"), default="local", help="this machine (default), or jobs of a Slurm cluster")
+        jobs = sub.add_argument_group("with --launcher slurm", "Ctrl-C cancels the jobs, which checkpoint first; when this command is killed "
+                                      "they go on, and the same command attaches to them.")
+        jobs.add_argument("--partition", help="of the cluster (default: its own)")
+        jobs.add_argument("--time", metavar="LIMIT", help="of a job: minutes, HOURS:MINUTES:SECONDS or DAYS-HOURS; when it is reached, the job "
+                          "checkpoints and is queued again")
+        jobs.add_argument("--gpus", type=int, metavar="N", help="of a job (default 0): vmap on one, shard on several")
+        jobs.add_argument("--cpus", type=int, metavar="N", help="cores of a job (default 1); without GPUs a process on each")
+        jobs.add_argument("--array-limit", type=int, metavar="N", help="most jobs at once (default 16)")
+        jobs.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE",
+                          help="any other parameter of submitit (mem, qos, constraint, setup, signal_delay_s) or long option of sbatch; repeat")
 
     def preparing(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--derive", action="append", default=[], metavar="NAME=EXPRESSION",

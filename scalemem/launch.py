@@ -1,4 +1,4 @@
-"""Where packs run: pinned worker processes, one a CPU core, or this process with its accelerators."""
+"""Where packs run: pinned worker processes, one a CPU core, or this process with its accelerators, or jobs of a cluster."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scalemem import execute
+from scalemem import cluster, execute
 from scalemem.pack import Pack
 from scalemem.spec import RunSpec, SpecError, run_id
 from scalemem.store import Store
 from scalemem.sweep import Sweep
+from scalemem.worker import Interrupted
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -34,20 +35,20 @@ class FailedRunsWarning(UserWarning):
     """Runs failed in a call of `run` that nobody reported to."""
 
 
-class Interrupted(Exception):
-    """The work was stopped from outside; what was finished is in the store, and the rest in checkpoints."""
-
-
 def cores() -> list[int | None]:
     """The CPU cores that this process may use."""
     return list(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None] * (os.cpu_count() or 1)
 
 
-def choose(executor: str) -> tuple[str, int]:
-    """(executor, devices): "auto" is workers on the cores of a CPU, vmap on one accelerator, shard on several."""
+def _legal(executor: str) -> str:
     if executor not in EXECUTORS:
         raise SpecError(f"executor = {executor!r}: must be one of {', '.join(EXECUTORS)}; choose one of these")
-    if executor == "cpu":
+    return executor
+
+
+def choose(executor: str) -> tuple[str, int]:
+    """(executor, devices): "auto" is workers on the cores of a CPU, vmap on one accelerator, shard on several."""
+    if _legal(executor) == "cpu":
         return "cpu", 0
     import jax
 
@@ -58,7 +59,7 @@ def choose(executor: str) -> tuple[str, int]:
 
 
 def run(sweep: Sweep | Sequence[RunSpec], store: Store, executor: str = "auto", workers: int | None = None,
-        report: Report | None = None) -> dict[str, int]:
+        report: Report | None = None, slurm: cluster.Slurm | None = None) -> dict[str, int]:
     """Runs what `sweep` has and the store lacks, and returns how many runs ended how; the same call goes on after a stop.
 
     Args:
@@ -68,19 +69,26 @@ def run(sweep: Sweep | Sequence[RunSpec], store: Store, executor: str = "auto", 
       workers: processes of the "cpu" executor; the cores that may be used, by default.
       report: called with events: {"event": "plan", "packs", "runs", "workers", "shapes", "flops", "seconds"} of what is left to do,
         {"event": "progress", "flops"}, {"event": "run", "run_id", "status"}, {"event": "failed", "run_ids", "reason", "log"} and
-        {"event": "warning", "text"}. The flops of the progress add up to those of the plan, unless work is done twice.
+        {"event": "warning", "text"}, with `slurm` also {"event": "jobs", "running", "pending", "reason"}. The flops of the progress add up
+        to those of the plan, unless work is done twice.
+      slurm: what jobs ask for; with it packs run as jobs of Slurm (`cluster.run`), and this call submits and watches them.
     Returns:
       {"done", "diverged", "failed"} of these runs; `store.failures()` has the reason and the log of each failed one.
     Raises:
       SpecError: a run that cannot be run, before anything is spent.
-      StoreError: the store is held by another process, or cannot be written.
+      StoreError: the store is held by another process, or cannot be written. Jobs and a local call may work on one store at once.
       Interrupted: SIGINT or SIGTERM; what was going on is in checkpoints. A second signal does not wait for these.
     Warns:
       FailedRunsWarning: runs failed, and there is no `report` that was told.
     """
+    runs, tell = sweep.runs() if isinstance(sweep, Sweep) else sweep, report or (lambda event: None)
+    if slurm:
+        with _signals() as stopping:
+            cluster.run(runs, store, *slurm.how(_legal(executor)), slurm, tell, stopping)
+        execute.tidy(store)
+        return _counts(runs, store, report)
     how, devices = choose(executor)
-    runs = sweep.runs() if isinstance(sweep, Sweep) else sweep
-    kind, tell = "map" if how == "cpu" else how, report or (lambda event: None)
+    kind = "map" if how == "cpu" else how
     with store.writer(), _signals() as stopping:
         packs = execute.plan(runs, store, kind, max(1, devices))
         workers = max(1, min(workers or len(cores()), len(packs))) if how == "cpu" else 1
@@ -92,26 +100,31 @@ def run(sweep: Sweep | Sequence[RunSpec], store: Store, executor: str = "auto", 
         elif packs:
             _here(packs, store, how, devices, tell, stopping)
         execute.tidy(store)
+    return _counts(runs, store, report)
+
+
+def _counts(runs: Sequence[RunSpec], store: Store, report: Report | None) -> dict[str, int]:
+    """How many runs ended how."""
     finished, wanted = store.finished(), list(dict.fromkeys(map(run_id, runs)))
     ended = [finished.get(key, "failed") for key in wanted]
     if report is None and "failed" in ended:
         failures = store.failures()
         first = next((failures[key]["reason"] for key in wanted if key in failures), "unknown")
         warnings.warn(f"{ended.count('failed')} of {len(wanted)} runs failed; the first: {first}; store.failures() has them all",
-                      FailedRunsWarning, stacklevel=2)
+                      FailedRunsWarning, stacklevel=3)
     return {state: ended.count(state) for state in ("done", "diverged", "failed")}
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether SIGINT or SIGTERM has asked to stop; a second signal interrupts at once."""
-    stopped = False
+def _signals() -> Iterator[Callable[[], int]]:
+    """Gives a function that says whether SIGINT or SIGTERM has asked to stop, and which; a second signal interrupts at once."""
+    stopped = 0
 
-    def stop(*_: Any) -> None:
+    def stop(which: int, _: Any) -> None:
         nonlocal stopped
         if stopped:
             raise KeyboardInterrupt
-        stopped = True
+        stopped = which
 
     before = {}
     try:
@@ -138,23 +151,37 @@ def _again(p: Pack, store: Store, tried: int, why: str, log_tail: str, log: Path
     return False
 
 
-def _here(packs: list[Pack], store: Store, how: str, devices: int, report: Report, stopping: Callable[[], bool]) -> None:
+def _later(p: Pack, queue: list[Pack], waits: set[str], why: str, report: Report) -> None:
+    """Puts a pack whose runs another process works on behind the others; in the end it is waited for."""
+    queue.append(p)
+    if p.id not in waits:
+        waits.add(p.id)
+        report({"event": "warning", "text": f"{why}; waiting for it, or until it ends"})
+
+
+def _here(packs: list[Pack], store: Store, how: str, devices: int, report: Report, stopping: Callable[[], int]) -> None:
     """Longest packs first, in this process, on its devices."""
     from scalemem.worker import attempt, compilation_cache
+
+    queue, tries, waits = list(packs), dict.fromkeys((p.id for p in packs), 0), set()
 
     def told(event: dict[str, Any]) -> None:
         report({"log": "store.failures()", **event} if event["event"] == "failed" else event)
 
     compilation_cache()
-    for p in packs:
-        for tried in range(1, TRIES + 1):
-            if stopping():
-                raise Interrupted
-            event = attempt(p, store, how, devices, told, stopping)
-            if event["event"] == "stopped":
-                raise Interrupted
-            if event["event"] == "done" or not _again(p, store, tried, event["reason"], event["log_tail"], None, report):
-                break
+    while queue:
+        p = queue.pop(0)
+        if stopping():
+            raise Interrupted
+        event = attempt(p, store, how, devices, told, lambda: bool(stopping()))
+        if event["event"] == "stopped":
+            raise Interrupted
+        if event["event"] == "held":
+            _later(p, queue, waits, event["reason"], report)
+        elif event["event"] == "raised":
+            tries[p.id] += 1
+            if _again(p, store, tries[p.id], event["reason"], event["log_tail"], None, report):
+                queue.insert(0, p)
 
 
 @dataclass
@@ -188,9 +215,9 @@ def _start(store: Store, i: int, core: int | None) -> _Worker:
     return _Worker(process, log)
 
 
-def _processes(packs: list[Pack], store: Store, workers: int, report: Report, stopping: Callable[[], bool]) -> None:
+def _processes(packs: list[Pack], store: Store, workers: int, report: Report, stopping: Callable[[], int]) -> None:
     """Longest packs first, each worker taking the next when it is free; a pack whose worker dies is tried once more."""
-    queue, tries = list(packs), dict.fromkeys((p.id for p in packs), 0)
+    queue, tries, waits = list(packs), dict.fromkeys((p.id for p in packs), 0), set()
     places = cores()
     team = [_start(store, i, places[i % len(places)]) for i in range(workers)]
     selector = selectors.DefaultSelector()
@@ -231,7 +258,9 @@ def _processes(packs: list[Pack], store: Store, workers: int, report: Report, st
                     w.served = True
                     if event["event"] == "raised" and w.pack:
                         again(w.pack, event["reason"], w.log)
-                    if event["event"] in ("ready", "done", "raised"):
+                    if event["event"] == "held" and w.pack:
+                        _later(w.pack, queue, waits, event["reason"], report)
+                    if event["event"] in ("ready", "done", "raised", "held"):
                         next_pack(w)
                     elif event["event"] != "stopped":  # it leaves: the end of its stream says so
                         report({**event, "log": str(w.log)} if event["event"] == "failed" else event)

@@ -58,19 +58,22 @@ def progress(console: Console, total_runs: int) -> Iterator[Callable[[dict[str, 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
                TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False))
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task, finished, told = bar.add_task("runs", total=None), 0, 0
+        task, finished, told, jobs = bar.add_task("runs", total=None), 0, 0, ""
 
         def report(event: dict[str, Any]) -> None:
-            nonlocal finished, told
+            nonlocal finished, told, jobs
             kind = event["event"]
             if kind == "plan":
                 plan(console, event, total_runs)
                 bar.update(task, total=event["flops"], visible=event["runs"] > 0)
             elif kind == "progress":
                 bar.advance(task, event["flops"])
+            elif kind == "jobs":
+                jobs = f"; jobs: {event['running']} run, {event['pending']} wait" + f" ({event['reason']})" * bool(event["reason"])
+                bar.update(task, description=f"{finished} runs finished{jobs}")
             elif kind == "run":
                 finished += 1
-                bar.update(task, description=f"{finished} runs finished")
+                bar.update(task, description=f"{finished} runs finished{jobs}")
                 if event["status"] == "diverged":
                     console.print(f"[yellow]diverged:[/] {event['run_id']} (recorded as such, left out of the fits)")
             elif kind == "failed":

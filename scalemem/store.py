@@ -8,6 +8,7 @@ A store is a directory:
     sweeps/           the runs that were asked for, by name of the sweep
     leases/, lock     who works on it now; the kernel frees them when a process dies
     checkpoints/      packs in progress
+    orders/           what the jobs of a cluster are to do (`orders.py`)
     set-aside/        parts that were found damaged; their runs count as missing
 
 Any process may append at any time; `writer()` is for those that want to be the only one.
@@ -324,11 +325,10 @@ class Store:
     def remove_checkpoints(self, pack_id: str) -> None:
         """Removes the checkpoints of a pack, if there are any; a half-removed one is never seen."""
         path = self.checkpoint_dir(pack_id)
-        with one_line(path):
-            if path.exists():
-                doomed = path.with_name(f".removed-{secrets.token_hex(8)}")
-                os.rename(path, doomed)
-                shutil.rmtree(doomed, ignore_errors=True)
+        with one_line(path), contextlib.suppress(FileNotFoundError):  # another process may have been faster
+            doomed = path.with_name(f".removed-{secrets.token_hex(8)}")
+            os.rename(path, doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -365,7 +365,8 @@ class Store:
 
     def _tidy(self) -> None:
         """Repairs damaged manifests and removes temporary files an hour old; only under the lock of `writer`."""
-        self._manifests.repair(self.path / "set-aside")
+        if not locking.leases(self.path / "leases"):  # another launcher's workers append to theirs
+            self._manifests.repair(self.path / "set-aside")
         for path in itertools.chain(*((self.path / name).glob(".[tr][me][mp]*-*") for name in (".", *_FOLDERS))):
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > 3600:
@@ -374,8 +375,7 @@ class Store:
 
 def _legal(name: str, what: str) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise StoreError(f"{what} {str(name)[:80]!r}: must be 1 to 128 letters, digits, dots, dashes or underscores; "
-                         "rename it")
+        raise StoreError(f"{what} {str(name)[:80]!r}: must be 1 to 128 letters, digits, dots, dashes or underscores; rename it")
     return name
 
 

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from scalemem.pack import Pack
     from scalemem.store import Store
 
-LEASE_WAIT_S = 30.0  # how long an order waits for runs that another process, such as an orphan of a killed launch, still holds
+LEASE_WAIT_S = 5.0  # how long an order waits for runs that another process, such as an orphan of a killed launch, still holds
+
+
+class Interrupted(Exception):
+    """The work was stopped from outside; what was finished is in the store, and the rest in checkpoints."""
 
 
 def settle(core: int | None, parent: int | None = None) -> None:
@@ -52,24 +56,30 @@ def compilation_cache() -> None:
 
 
 def attempt(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Callable[[dict[str, Any]], None] = lambda event: None,
-            stopping: Callable[[], bool] = lambda: False, wait_s: float = LEASE_WAIT_S) -> dict[str, Any]:
+            stopping: Callable[[], bool] = lambda: False, wait_s: float = LEASE_WAIT_S,
+            begin: Callable[[], bool] = lambda: True) -> dict[str, Any]:
     """Works on a pack, in whichever process, under a lease of its runs; what goes wrong is told, not raised.
 
     Args:
       p, store, how, devices, report, stopping: as for `execute.work`.
       wait_s: how long to wait for runs that another process holds, in seconds.
+      begin: asked when the runs are held; if false, there is nothing to do.
     Returns:
-      {"event": "done"}, {"event": "stopped"} as `stopping` asked, or {"event": "raised", "reason", "log_tail"}.
+      {"event": "done"}, {"event": "stopped"} as `stopping` asked, {"event": "held", "reason"} by another process, or {"event": "raised",
+      "reason", "log_tail"}.
     """
-    from scalemem import execute
-    from scalemem.store import StoreError
+    from scalemem import execute, locking
 
     deadline = time.monotonic() + wait_s
     try:
         while True:
             wanted = [execute.run_id(run) for run in store.missing(p.runs)]
+            if not wanted:
+                return {"event": "done"}
             with store.lease(wanted) as lease:
                 if len(lease.run_ids) == len(wanted):
+                    if not begin():
+                        return {"event": "done"}
 
                     def told(event: dict[str, Any]) -> None:
                         lease.beat()
@@ -80,9 +90,8 @@ def attempt(p: Pack, store: Store, how: str = "map", devices: int = 0, report: C
             if stopping():
                 return {"event": "stopped"}
             if time.monotonic() >= deadline:
-                who = {f"process {w['pid']} on {w['host']}" for w in store.status()["workers"] if held & set(w["run_ids"])}
-                raise StoreError(f"{store.path}: {len(held)} runs are held by {', '.join(sorted(who)) or 'another process'}; "
-                                 "end it, then run the same command again")
+                who = {f"process {w['pid']} on {w['host']}" for w in locking.leases(store.path / "leases") if held & set(w["run_ids"])}
+                return {"event": "held", "reason": f"{len(held)} runs are held by {', '.join(sorted(who)) or 'another process'}"}
             time.sleep(0.2)
     except Exception as error:  # whatever JAX, a measure or the disk raises: the other packs go on
         return {"event": "raised", "reason": execute.reason(error), "log_tail": traceback.format_exc()[-4000:]}

@@ -9,9 +9,9 @@ from typing import Any
 from rich.markup import escape
 
 from scalemem import study as studies_
-from scalemem.commands.terminal import Outcome, Stopped, console_of
+from scalemem.commands.terminal import Outcome, Stopped, console_of, pairs
 from scalemem.spec import SpecError, run_id
-from scalemem.store import Store
+from scalemem.store import Store, StoreError
 from scalemem.sweep import Sweep
 
 
@@ -23,6 +23,22 @@ def _sweep(args: argparse.Namespace, name: str) -> tuple[Sweep, Path]:
     return studies_.sweep(name, args.scale), Path(args.store) if args.store else _folder(name) / "store"
 
 
+def _slurm(args: argparse.Namespace) -> Any:
+    """What jobs ask for, of --launcher slurm; None with --launcher local."""
+    from scalemem import cluster
+
+    asked = {name: getattr(args, name) for name in ("partition", "time", "gpus", "cpus", "array_limit") if getattr(args, name) is not None}
+    more = pairs(args.slurm, "slurm")
+    if args.launcher == "slurm":
+        if args.workers is not None:
+            raise SpecError(f"--workers {args.workers}: is of --launcher local; use --array-limit and --cpus")
+        cluster.check()
+        return cluster.Slurm(**asked, more=more)
+    for name in (*asked, *(["slurm"] if more else [])):
+        raise SpecError(f"--{name.replace('_', '-')}: is of --launcher slurm; add that, or leave it out")
+    return None
+
+
 def _execute(args: argparse.Namespace, name: str, console: Any) -> tuple[Store, Sweep, dict[str, int]]:
     from scalemem import execute, launch, show
 
@@ -30,15 +46,16 @@ def _execute(args: argparse.Namespace, name: str, console: Any) -> tuple[Store, 
     runs = sweep.runs()
     if args.workers is not None and args.workers < 1:
         raise SpecError(f"--workers {args.workers}: must be at least 1; leave it out to use every core")
+    slurm = _slurm(args)
     execute.check(runs)
     store = Store.open(path, create=True)
     store.register(f"{Path(name).stem}.{args.scale}", runs)
     try:
         with show.progress(console, len(runs)) as report:
-            counts = launch.run(runs, store, args.executor, args.workers, report)
-    except launch.Interrupted:
+            counts = launch.run(runs, store, args.executor, args.workers, report, slurm)
+    except launch.Interrupted as stop:
         left = len(store.missing(runs))
-        raise Stopped(f"{len(runs) - left} of {len(runs)} runs are in {path}; the same command goes on from there.") from None
+        raise Stopped(f"{len(runs) - left} of {len(runs)} runs are in {path}; the same command goes on from there. {stop}".strip()) from None
     return store, sweep, counts
 
 
@@ -125,13 +142,28 @@ def run(args: argparse.Namespace) -> Outcome:
 
 
 def status(args: argparse.Namespace) -> Outcome:
-    """Counts of a store, and why runs failed."""
-    console, found = console_of(args), Store.open(args.store).status()
+    """Counts of a store, the jobs of a cluster that work for it, and why runs failed."""
+    from scalemem import cluster, show
+
+    console, store = console_of(args), Store.open(args.store)
+    found = store.status()
+    try:
+        found |= {"jobs": cluster.jobs(store), "cluster": ""}
+    except StoreError as error:
+        found |= {"jobs": [], "cluster": str(error).split(";")[0]}
     console.print("  ".join(f"{k} {v}" for k, v in found["counts"].items()))
     for name, counts in found["sweeps"].items():
         console.print(f"  {name}: " + "  ".join(f"{k} {v}" for k, v in counts.items()), soft_wrap=True)
     for worker in found["workers"]:
         console.print(f"  running on {worker['host']} in process {worker['pid']}: {len(worker['run_ids'])} runs", soft_wrap=True)
+    for job in found["jobs"][:20]:
+        where = f" on {job['node']} for {show.duration(job['elapsed_s'])}" if job["node"] else ""
+        why = f" ({escape(job['reason'])})" if job["reason"] else ""
+        console.print(f"  job {job['job']}: {job['state'].lower()}{where}{why}", soft_wrap=True)
+    if len(found["jobs"]) > 20:
+        console.print(f"  and {len(found['jobs']) - 20} more jobs", soft_wrap=True)
+    if found["cluster"]:
+        console.print(f"  [yellow]the cluster's view is not known:[/] {escape(found['cluster'])}", soft_wrap=True)
     for key, failure in list(found["failures"].items())[:20]:
         console.print(f"  [red]failed[/] {key}: {escape(failure['reason'])}", soft_wrap=True)
     return found, 0
