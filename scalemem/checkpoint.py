@@ -1,32 +1,44 @@
-"""Checkpoints of a pack in progress, through Orbax: the newest whole one is read, a half-written one never is.
+"""Checkpoints of a pack in progress, through Orbax: written while training goes on; a half-written or damaged one is never gone on from.
 
     <folder>/pack.json          which runs, in which order and shape, under which executor: a resume must use the same
-    <folder>/<epoch>.curves     what has been measured on the way: Parquet files one after another, one of each run and table
-    <folder>/<epoch>.json       which they are, and where; a checkpoint of an earlier version has the curves themselves here
     <folder>/<epoch>/           the states, written by Orbax under a temporary name and renamed when whole
+    <folder>/<epoch>.curves     what has been measured on the way: Parquet files one after another, one of each run and table
+    <folder>/<epoch>.json       written last: every file of the checkpoint with its size and checksum; without it there is none
+
+Both JSON files are a line that carries its own checksum (`durable.checked_line`).
 """
 
 from __future__ import annotations
 
-import json
 import logging
+import secrets
 import shutil
+import threading
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 from scalemem import columnar
-from scalemem.durable import write_whole
+from scalemem.durable import checked_line, disk_error, read_lines, write_whole
 
 Curves = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]  # run_id -> table -> blocks of rows, in order
+Told = Callable[[str], None]
 
 
-def _checkpointer():
-    logging.getLogger("absl").setLevel(logging.ERROR)
+def _checkpointer(together: bool):
+    """Orbax's; `together`: all processes write one checkpoint. Otherwise no process waits for another."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what goes wrong is raised, too
     import orbax.checkpoint as ocp
 
-    return ocp.StandardCheckpointer()
+    if together or jax.process_count() == 1:
+        return ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}")
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
 
 
 def epochs(folder: Path) -> list[int]:
@@ -45,21 +57,92 @@ def save(folder: Path, epoch: int, states: Any, curves: Curves, pack: dict[str, 
       states: pytree of arrays.
       curves: what has been measured on the way.
       pack: what `load_pack` gives back.
+    Raises:
+      DiskError: it cannot be written; older ones are as they were.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "pack.json", json.dumps(pack).encode())
-    content, index = _packed(curves)
-    write_whole(folder / f"{epoch}.curves", content)
-    write_whole(folder / f"{epoch}.json", json.dumps(index).encode())
-    with _checkpointer() as checkpointer:
-        checkpointer.save((folder / str(epoch)).resolve(), states, force=True)
-        checkpointer.wait_until_finished()
-    for old in epochs(folder):
-        if old < epoch:
-            _remove(folder, old)
+    together = not all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(states))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _checkpointer(together) as checkpointer:
+            checkpointer.save((folder / str(epoch)).resolve(), states, force=True)
+        if together and jax.process_index():
+            return
+        content, index = _packed(curves)
+        write_whole(folder / f"{epoch}.curves", content, sync_dir=False)
+        line = checked_line(pack)
+        if not (folder / "pack.json").exists() or (folder / "pack.json").read_bytes() != line:
+            write_whole(folder / "pack.json", line, sync_dir=False)
+        files = {name: _seal(folder / name) for name in _names(folder, epoch)}
+        write_whole(folder / f"{epoch}.json", checked_line({"curves": index, "files": files}))
+        for old in epochs(folder):
+            if old < epoch:
+                _remove(folder, old)
+    except Exception as error:  # Orbax raises many kinds, for a full disk too
+        raise disk_error(folder, error) from error
 
 
-def _packed(curves: Curves) -> tuple[bytes, dict[str, Any]]:
+class Writer:
+    """Writes the checkpoints of a pack one after another, in a thread beside the training.
+
+    Training waits for a copy of the states in the memory of the host, as its next step takes the buffers of the old ones.
+    """
+
+    def __init__(self, folder: Path, pack: dict[str, Any]):
+        self.folder, self.pack = folder, pack
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether the last checkpoint is still being written."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def save(self, epoch: int, states: Any, curves: Curves) -> None:
+        """Begins to write a checkpoint, once the one before it is written.
+
+        Raises:
+          DiskError: the one before could not be written.
+        """
+        self.wait()
+        copied = _copy(states)
+        so_far = {run: {name: list(blocks) for name, blocks in tables.items()} for run, tables in curves.items()}
+
+        def write() -> None:
+            try:
+                save(self.folder, epoch, copied, so_far, self.pack)
+            except BaseException as error:  # raised where the training is
+                self._error = error
+
+        self._thread = threading.Thread(target=write, name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until the last checkpoint is whole; DiskError if it could not be written."""
+        if self._thread is not None:
+            self._thread.join()
+        self._thread, error, self._error = None, self._error, None
+        if error is not None:
+            raise error
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        try:
+            self.wait()
+        except Exception:
+            if kind is None:  # else what was raised first is what counts
+                raise
+
+
+def _copy(states: Any) -> Any:
+    """The states in memory that no later step takes: of the host, or of the devices where one process does not hold them all."""
+    if all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(states)):
+        return jax.tree.map(np.array, states)
+    return jax.jit(lambda tree: jax.tree.map(jax.numpy.copy, tree))(states)
+
+
+def _packed(curves: Curves) -> tuple[bytes, list[Any]]:
     """Parquet files one after another, and where each begins: a column that one run lacks, or has of another type, is not given to it."""
     parts, index, at = [], [], 0
     for run, tables in curves.items():
@@ -69,23 +152,37 @@ def _packed(curves: Curves) -> tuple[bytes, dict[str, Any]]:
                 parts.append(columnar.encode(name, united, compression="none"))
                 index.append([run, name, at, len(parts[-1])])
                 at += len(parts[-1])
-    content = b"".join(parts)
-    return content, {"curves": index, "bytes": len(content), "crc32": zlib.crc32(content)}
+    return b"".join(parts), index
 
 
-def _unpacked(folder: Path, epoch: int) -> dict[str, dict[str, list[Any]]]:
-    """The curves that `_packed` wrote, one block a run and table; ValueError if they are not whole."""
-    index = json.loads((folder / f"{epoch}.json").read_bytes())
-    if "crc32" not in index:  # of an earlier version: the curves themselves
-        return index
-    content = memoryview((folder / f"{epoch}.curves").read_bytes())
-    if (len(content), zlib.crc32(content)) != (index["bytes"], index["crc32"]):
-        raise ValueError("its curves are damaged")
+def _unpacked(content: bytes, index: Sequence[Any]) -> dict[str, dict[str, list[Any]]]:
+    """The curves that `_packed` wrote, one block a run and table."""
     found: dict[str, dict[str, list[Any]]] = {}
-    for run, name, at, size in index["curves"]:
-        table = columnar.decode(content[at : at + size])
+    for run, name, at, size in index:
+        table = columnar.decode(memoryview(content)[at : at + size])
         found.setdefault(run, {})[name] = [columnar.Block(zip(table.column_names, table.columns, strict=True))]
     return found
+
+
+def _names(folder: Path, epoch: int) -> Iterator[str]:
+    """The files of a checkpoint, but for its JSON, as paths from the folder."""
+    yield f"{epoch}.curves"
+    for path in sorted((folder / str(epoch)).rglob("*")):
+        if path.is_file():
+            yield str(path.relative_to(folder))
+
+
+def _seal(path: Path) -> list[int]:
+    content = path.read_bytes()
+    return [len(content), zlib.crc32(content)]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The record of a file of one checked line; ValueError if it is not what was written."""
+    records, corrupted = read_lines(path)
+    if corrupted or len(records) != 1:
+        raise ValueError(f"{path.name} is damaged")
+    return records[0]
 
 
 def _remove(folder: Path, epoch: int) -> None:
@@ -95,28 +192,66 @@ def _remove(folder: Path, epoch: int) -> None:
     shutil.rmtree(folder / str(epoch), ignore_errors=True)
 
 
-def load(folder: Path, like: Callable[[int], Any]) -> tuple[int, Any, dict[str, dict[str, list[Any]]]] | None:
-    """(epoch, states, curves) of the newest readable checkpoint, or None; a damaged one is removed, and an older one tried.
+def _set_aside(folder: Path, aside: Path | None, *names: str) -> str:
+    """Moves files of a checkpoint folder to `aside`; gives the words that say where."""
+    if aside is None:
+        for name in names:
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        return "removed"
+    target = aside / f"checkpoint-{folder.name}-{secrets.token_hex(4)}"
+    try:
+        target.mkdir(parents=True)
+        for name in names:
+            if (folder / name).exists():
+                (folder / name).rename(target / name)
+    except OSError as error:
+        raise disk_error(folder, error) from error
+    return f"moved to {aside.name}/{target.name}"
+
+
+def _say(text: str) -> None:
+    logging.getLogger("scalemem").warning(text)
+
+
+def load(folder: Path, like: Callable[[int], Any], aside: Path | None = None, told: Told = _say,
+         together: bool = False) -> tuple[int, Any, dict[str, dict[str, list[Any]]]] | None:
+    """(epoch, states, curves) of the newest whole checkpoint, or None; a damaged one is named and set aside, and an older one tried.
 
     Args:
       folder: the pack's own.
       like: of an epoch, the pytree of jax.ShapeDtypeStruct that says what the states must be.
+      aside: the folder to which damaged ones are moved; None removes them.
+      told: is given a line on each damaged one.
+      together: all processes read one checkpoint.
     """
     for epoch in reversed(epochs(folder)):
         try:
-            with _checkpointer() as checkpointer:
+            sealed = _read_json(folder / f"{epoch}.json")
+            for name, seal in sealed["files"].items():
+                if not (folder / name).is_file() or _seal(folder / name) != seal:
+                    raise ValueError(f"{name} is damaged")
+            with _checkpointer(together) as checkpointer:
                 states = checkpointer.restore((folder / str(epoch)).resolve(), like(epoch))
-            return epoch, states, _unpacked(folder, epoch)
+            return epoch, states, _unpacked((folder / f"{epoch}.curves").read_bytes(), sealed["curves"])
         except Exception as error:  # Orbax raises many kinds for damage; whichever it is, the run is done again from further back
-            logging.getLogger("scalemem").warning("checkpoint %s/%s: damaged (%s), set aside; going on from further back",
-                                                  folder, epoch, str(error).splitlines()[0] if str(error) else type(error).__name__)
-            _remove(folder, epoch)
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            where = _set_aside(folder, aside, f"{epoch}.json", f"{epoch}.curves", str(epoch))
+            told(f"checkpoint {folder}/{epoch}: {why}; {where}; its pack goes on from further back")
     return None
 
 
 def load_pack(folder: Path) -> dict[str, Any] | None:
     """The pack that a checkpoint folder belongs to, or None where there is nothing whole to go on from."""
     try:
-        return json.loads((folder / "pack.json").read_bytes()) if epochs(folder) else None
+        return _read_json(folder / "pack.json") if epochs(folder) else None
     except (OSError, ValueError):
         return None
+
+
+def discard_unreadable(folder: Path, aside: Path, told: Told = _say) -> None:
+    """Sets aside checkpoints of which nobody can tell whose they are: their pack.json is damaged."""
+    if epochs(folder) and load_pack(folder) is None:
+        where = _set_aside(folder, aside, *(p.name for p in folder.iterdir()))
+        told(f"checkpoint {folder}: pack.json is damaged; {where}; its runs are done again")
+

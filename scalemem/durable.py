@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,10 @@ from typing import Any
 
 class StoreError(RuntimeError):
     """A store that cannot be used. The message is one line: which path, what happened, how to mend it."""
+
+
+class DiskError(StoreError):
+    """The disk refuses to read or write: nothing more can be done until its cause is mended."""
 
 
 class StoreWarning(UserWarning):
@@ -34,18 +39,37 @@ _CAUSES = {
     errno.EIO: f"the disk fails to read or write; check it, {_AGAIN}",
     errno.ENOLCK: "the file system has no file locks; put the store on a disk that has them",
     errno.EOPNOTSUPP: "the file system has no file locks; put the store on a disk that has them",
+    errno.EFBIG: f"a file would be larger than the system allows; raise `ulimit -f`, {_AGAIN}",
     errno.EMFILE: f"too many open files; raise `ulimit -n`, {_AGAIN}",
 }
 
 
 @contextlib.contextmanager
 def one_line(path: Path) -> Iterator[None]:
-    """Turns an OSError inside the block into a StoreError that names `path`, the cause and how to mend it."""
+    """Turns an OSError inside the block into a DiskError that names `path`, the cause and how to mend it."""
     try:
         yield
     except OSError as error:
-        cause = _CAUSES.get(error.errno or 0, f"{error.strerror or type(error).__name__}; mend the cause, {_AGAIN}")
-        raise StoreError(f"{path}: {cause}") from error
+        raise disk_error(path, error) from error
+
+
+def disk_error(path: Path, error: BaseException) -> DiskError:
+    """A DiskError for whatever was raised where `path` was written; it says what the system's error behind it means."""
+    number = _errno(error)
+    said = os.strerror(number) if number else (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+    return error if isinstance(error, DiskError) else DiskError(f"{path}: {_CAUSES.get(number, f'{said}; mend the cause, {_AGAIN}')}")
+
+
+def _errno(error: BaseException | None) -> int:
+    """The number of the system's error behind an exception, of its causes, or as TensorStore has it in its messages; 0 for none."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return error.errno
+        found = re.search(r"os_error_code='(\d+)'", str(error))
+        if found:
+            return int(found[1])
+        error = error.__cause__ or error.__context__
+    return 0
 
 
 def fsync_dir(path: Path) -> None:

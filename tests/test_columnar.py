@@ -140,8 +140,10 @@ def test_damaged_curves_make_a_checkpoint_none(tmp_path, harm, caplog):
     assert checkpoint.epochs(tmp_path) == []
 
 
-def test_curves_of_an_earlier_version_are_read(tmp_path):
-    checkpoint.save(tmp_path, 2, STATES, {}, {"runs": []})
-    old = {"a": {"curves": [{"run_id": ["a"], "loss_nats": [0.5]}]}}
-    (tmp_path / "2.json").write_text(json.dumps(old))
-    assert loaded(tmp_path)[2] == old
+def test_a_checkpoint_of_an_earlier_version_has_no_checksum_and_is_not_gone_on_from(tmp_path, caplog):
+    checkpoint.save(tmp_path / "pack", 2, STATES, {}, {"runs": []})
+    (tmp_path / "pack" / "2.json").write_text(json.dumps({"a": {"curves": [{"run_id": ["a"], "loss_nats": [0.5]}]}}))
+    assert checkpoint.load(tmp_path / "pack", lambda epoch: STATES, aside=tmp_path / "set-aside") is None
+    assert "2.json is damaged; moved to set-aside/checkpoint-pack-" in caplog.text
+    (moved,) = (tmp_path / "set-aside").iterdir()
+    assert sorted(p.name for p in moved.iterdir()) == ["2", "2.curves", "2.json"]
