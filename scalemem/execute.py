@@ -17,6 +17,7 @@ from scalemem import __version__, accounting, checkpoint, columnar, data, measur
 from scalemem.data import schedule
 from scalemem.pack import Pack
 from scalemem.spec import RunSpec, SpecError, at_stage, from_dict, run_id, to_dict
+from scalemem.stages import Stages
 from scalemem.store import Store
 
 FLOPS_PER_CORE = 25e9  # the training rate of small models on a CPU core, where a store has timed none
@@ -54,8 +55,11 @@ def pack_key(run: RunSpec) -> tuple[RunSpec, tuple[int, ...]]:
     return train.Shape.of(run).run, tuple(record.segments(run, i) for i in range(len(run.stages))) if len(run.stages) > 1 else ()
 
 
-def _micro_batch(runs: Sequence[RunSpec], how: str) -> int:
-    """Rows a forward pass: on a CPU those that leave least padding near what the caches like, elsewhere the largest batch."""
+def _micro_batch(runs: Sequence[RunSpec], how: str, devices: int, most: int) -> int:
+    """Rows a forward pass: on a CPU those that leave least padding near what the caches like, elsewhere the largest batch; `most`, if not 0."""
+    if most or how == "fsdp":
+        rows = min(most or 1 << 30, max(stage.batch_size for run in runs for stage in run.stages))
+        return -(-rows // devices) * devices if how == "fsdp" else rows
     batches = {stage.batch_size for run in runs for stage in run.stages}
     if how != "map":
         return max(batches)
@@ -68,15 +72,18 @@ def seconds(run: RunSpec) -> float:
     return accounting.train_flops(run) / FLOPS_PER_CORE + sum(map(accounting.steps, run.stages)) * 3e-5 + 0.05
 
 
-def plan(runs: Sequence[RunSpec], store: Store | None = None, how: str = "map", devices: int = 1) -> list[Pack]:
+def plan(runs: Sequence[RunSpec], store: Store | None = None, how: str = "map", devices: int = 1, micro_batch: int = 0,
+         remat: bool = False) -> list[Pack]:
     """Packs of the runs that the store lacks, longest first: one compilation for every model shape.
 
     Args:
       runs: the whole sweep; it fixes how much room a shape's data sets get, whatever has been done already.
       store: whose finished runs are left out, and whose packs with a checkpoint of this executor go on first, as they were, with
         their finished runs in their places. `left` counts what there is to do.
-      how: "map", "vmap" or "shard"; the last two keep runs of one number of items and batch together.
-      devices: for "shard": pack sizes are multiples of it.
+      how: "map", "vmap", "shard" or "fsdp"; "vmap" and "shard" keep runs of one number of items and batch together, "fsdp" has a run a pack.
+      devices: for "shard": pack sizes are multiples of it; for "fsdp": the rows of a pass are.
+      micro_batch: most rows a forward pass; a step sums the gradients of as many passes as its batch needs. 0: as suits the executor.
+      remat: each block's activations are computed again in the backward pass, and not kept.
     Returns:
       packs that have every missing run once.
     Raises:
@@ -104,9 +111,9 @@ def plan(runs: Sequence[RunSpec], store: Store | None = None, how: str = "map", 
         members.sort(key=seconds, reverse=True)
         short = how != "map" or seconds(members[len(members) // 2]) < SHORT_RUN_S
         size = PACK_SIZE if short else 1
-        size = -(-size // devices) * devices
+        size = 1 if how == "fsdp" else -(-size // devices) * devices
         slots, *later = (max(r.stages[i].data.n_items for r in sweep[key]) for i in range(len(members[0].stages)))
-        shape = train.Shape.of(members[0], slots, _micro_batch(sweep[key], how), tuple(later))
+        shape = train.Shape.of(members[0], slots, _micro_batch(sweep[key], how, devices, micro_batch), tuple(later), remat)
         packs += [Pack(shape, tuple(members[i : i + size]), size) for i in range(0, len(members), size)]
     return resumed + sorted(packs, key=pack_seconds, reverse=True)
 
@@ -157,14 +164,15 @@ def _rate(store: Store, how: str, devices: int) -> float | None:
 def to_json(p: Pack) -> dict[str, Any]:
     """A pack as JSON; `from_json` is the inverse."""
     later = {"later_slots": p.shape.later_slots} if p.shape.later_slots else {}
+    again = {"remat": True} if p.shape.remat else {}
     return {"runs": [to_dict(run, defaults=False) for run in p.runs], "size": p.size, "slots": p.shape.slots,
-            "micro_batch": p.shape.micro_batch, **later}
+            "micro_batch": p.shape.micro_batch, **later, **again}
 
 
 def from_json(value: dict[str, Any]) -> Pack:
     """The pack of `to_json`."""
     runs = tuple(from_dict(RunSpec, run) for run in value["runs"])
-    shape = train.Shape.of(runs[0], value["slots"], value["micro_batch"], tuple(value.get("later_slots", ())))
+    shape = train.Shape.of(runs[0], value["slots"], value["micro_batch"], tuple(value.get("later_slots", ())), value.get("remat", False))
     return Pack(shape, runs, value["size"])
 
 
@@ -200,7 +208,7 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
     Args:
       p: the pack.
       store: where results and checkpoints go.
-      how, devices: the executor and, for "shard", on how many devices.
+      how, devices: the executor and, for "shard" and "fsdp", on how many devices.
       report: called with {"event": "progress", "flops": of this call}, {"event": "run", "run_id", "status"} and
         {"event": "failed", "run_ids", "reason"}.
       stopping: asked after every call of the program; if true, the pack is checkpointed and left.
@@ -211,12 +219,13 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
       StoreError: the store or a checkpoint cannot be written.
       Exception: whatever JAX raises for a program that does not compile or fit.
     """
-    stages = _Stages(p, how, devices)
+    stages = Stages(p, how, devices)
     folder, began = store.checkpoint_dir(p.id), time.monotonic()
     if not _suits(checkpoint.load_pack(folder), how, devices):
         store.remove_checkpoints(p.id)
     loaded = checkpoint.load(folder, stages.like)
-    segment, states, curves = loaded or (0, stages.start(), {})  # segments are counted over all stages
+    segment, states, curves = loaded or (0, None, {})  # segments are counted over all stages
+    states = stages.start() if states is None else stages.restored(states)
     stage = stages.of(segment)
     finished = store.finished()
     open_ = {i: run for i, run in enumerate(p.runs) if run_id(run) not in finished}
@@ -235,8 +244,8 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
         for i, run in list(open_.items()):
             try:
                 if local <= record.segments(run, stage) and record.is_point(run, stage, local):
-                    weights, loss = functools.partial(stages.weights, states, i, stage, local), float(states.loss_nats[i])
-                    reference = pack.unpack(states.reference, i) if stage else None
+                    weights, loss = functools.partial(stages.weights, states, i, stage, local), float(jax.device_get(states.loss_nats)[i])
+                    reference = stages.reference(states, i) if stage else None
                     for name, rows in record.point(run, stage, local, loss, weights, reference, taken[i]).items():
                         curves.setdefault(run_id(run), {}).setdefault(name, []).append(rows)
             except Exception as error:  # whatever a measure raises
@@ -253,7 +262,7 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
                 report({"event": "progress", "flops": _flops(run, segment, _total(run))})
             try:
                 weights = functools.partial(stages.weights, states, i, stage, segment - stages.begins[stage])
-                row, rest = record.final(run, jax.device_get(pack.unpack(states, i)), weights, taken[i])
+                row, rest = record.final(run, stages.run(states, i), weights, taken[i])
                 tables = curves.get(run_id(run), {})
                 for name, rows in rest.items():
                     tables.setdefault(name, []).append(rows)
@@ -298,7 +307,7 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
         measured(close)
         leave = bool(open_) and stopping()  # asked once: what leaves has been saved
         if open_ and (leave or time.monotonic() - saved > checkpoint_s):
-            checkpoint.save(folder, segment, states, curves, {**to_json(p), "how": how, "devices": max(1, devices)})
+            checkpoint.save(folder, segment, stages.kept(states), curves, {**to_json(p), "how": how, "devices": max(1, devices)})
             saved = time.monotonic()
         if leave:
             return False
@@ -325,42 +334,3 @@ def _flops(run: RunSpec, first: int, last: int) -> float:
         found += accounting.stage_flops(run.model, stage) * done / max(1, count)
         begin += count
     return found
-
-
-class _Stages:
-    """The programs of a pack's stages, and which segments are whose: stage s has those after begins[s], up to begins[s + 1]."""
-
-    def __init__(self, p: Pack, how: str, devices: int):
-        count = len(p.runs[0].stages)
-        self.shape, self.how = p.shape, how
-        self.knobs = [pack.knobs(p, i) for i in range(count)]
-        self.programs = [pack.program(p.shape.stage(i), how, devices) for i in range(count)]
-        self.begins = [0]
-        for i in range(count):
-            self.begins.append(self.begins[-1] + max(record.segments(run, i) for run in p.runs))
-
-    def of(self, segment: int) -> int:
-        """The stage that a state after so many segments is in: at the end of one stage it is still that one's."""
-        return next((s for s in range(len(self.knobs)) if segment <= self.begins[s + 1]), len(self.knobs) - 1)
-
-    def start(self) -> train.State:
-        return self.programs[0].start(self.knobs[0])
-
-    def advance(self, states: train.State, stage: int, segments: int) -> train.State:
-        return self.programs[stage].advance(states, self.knobs[stage], segments)
-
-    def switch(self, states: train.State, stage: int) -> train.State:
-        """The states before the first step of a stage."""
-        return pack.switch(self.shape, stage, self.how)(states, self.knobs[stage - 1], self.knobs[stage])
-
-    def like(self, segment: int) -> train.State:
-        """Shapes and types of the states after so many segments."""
-        states = jax.eval_shape(self.programs[0].start, self.knobs[0])
-        for stage in range(1, self.of(segment) + 1):
-            states = jax.eval_shape(pack.switch(self.shape, stage, self.how), states, self.knobs[stage - 1], self.knobs[stage])
-        return states
-
-    def weights(self, states: train.State, i: int, stage: int, segment: int) -> Any:
-        """The weights of run i of the pack, after so many segments of a stage."""
-        ended = segment >= self.begins[stage + 1] - self.begins[stage]
-        return pack.weights(self.shape.stage(stage), pack.unpack(states, i), pack.unpack(self.knobs[stage], i), ended)

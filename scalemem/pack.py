@@ -3,6 +3,7 @@
 map    one after another (`lax.map`): best on a CPU core, where one model fills the caches
 vmap   all at once: best on a GPU or TPU, where many small models fill the chip
 shard  spread over the devices along the mesh axis "runs" (`shard_map`), with map or vmap on each
+fsdp   one run over all devices, its state split along the mesh axis "fsdp" (`sharding.py`): for a model too large for one of them
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from scalemem import train
+from scalemem import sharding, train
 from scalemem.spec import RunSpec, run_id
 
 
@@ -33,7 +34,7 @@ class Pack:
     @property
     def id(self) -> str:
         """Identity of the pack: which runs, in which order, in how many places."""
-        numbers = (self.size, self.shape.slots, *self.shape.later_slots, self.shape.micro_batch)
+        numbers = (self.size, self.shape.slots, *self.shape.later_slots, self.shape.micro_batch, *(["remat"] if self.shape.remat else []))
         text = ",".join([*map(str, numbers), *map(run_id, self.runs)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -51,54 +52,71 @@ class Program:
 
     Args:
       shape: what fixes the program, of one stage.
-      how: "map", "vmap" or "shard".
-      devices: for "shard": the devices; the pack's size must be a multiple of their number.
+      how: "map", "vmap", "shard" or "fsdp".
+      devices: for "shard": the devices; the pack's size must be a multiple of their number. For "fsdp": of which the rows of a pass must be a
+        multiple; the pack's size is 1.
     """
 
     def __init__(self, shape: train.Shape, how: str, devices: Sequence[Any] = ()):
+        mesh = _mesh(how, tuple(devices or jax.local_devices()))
+        placement = sharding.placement(mesh) if how == "fsdp" and mesh else train.Placement()
+
         def start(k: train.Knobs) -> train.State:
-            return _many(lambda one: train.start(shape, one), inner)(k)
+            return _many(lambda one: train.start(shape, one), how, mesh)(k)
 
         def advance(states: train.State, k: train.Knobs, segments: jax.Array) -> train.State:
-            return _many(lambda one: train.advance(shape, one[0], one[1], segments), inner)((states, k))
+            return _many(lambda one: train.advance(shape, one[0], one[1], segments, placement), how, mesh)((states, k))
 
         if how == "shard":
-            inner = "map" if jax.default_backend() == "cpu" else "vmap"
-            mesh = Mesh(np.asarray(devices or jax.devices()), ("runs",))
             runs, all_ = PartitionSpec("runs"), PartitionSpec()
             start = jax.shard_map(start, mesh=mesh, in_specs=runs, out_specs=runs, check_vma=False)
             advance = jax.shard_map(advance, mesh=mesh, in_specs=(runs, runs, all_), out_specs=runs, check_vma=False)
-        else:
-            inner = how
+        self.mesh = mesh
         self.start = jax.jit(start)
         self.advance = jax.jit(advance, donate_argnums=0)
 
 
-def _many(f, how: str):
-    return jax.vmap(f) if how == "vmap" else functools.partial(jax.lax.map, f)
+def _many(f, how: str, mesh: Mesh | None = None):
+    """A function of one run as one of the pack's: on one device of the mesh, or for "fsdp" of its only run on all."""
+    if how == "fsdp" and mesh:
+        return lambda given: sharding.placed(jax.tree.map(lambda x: x[None], f(jax.tree.map(lambda x: x[0], given))), mesh, 1)
+    at_once = how == "vmap" or (how == "shard" and jax.default_backend() != "cpu")
+    return jax.vmap(f) if at_once else functools.partial(jax.lax.map, f)
+
+
+def _mesh(how: str, devices: tuple[Any, ...]) -> Mesh | None:
+    if how == "shard":
+        return Mesh(np.asarray(devices), ("runs",))
+    return sharding.mesh(devices) if how == "fsdp" else None
+
+
+def devices(n: int) -> tuple[Any, ...]:
+    """The first n devices of this process; more than it has are those of all processes, of which one computation then is."""
+    own = jax.local_devices()
+    return tuple(own[:n] if n <= len(own) else jax.devices()[:n])
 
 
 @functools.lru_cache(maxsize=128)
 def program(shape: train.Shape, how: str, n_devices: int = 0) -> Program:
     """The program of a shape, built once a process."""
-    return Program(shape, how, jax.devices()[:n_devices] if n_devices else ())
+    return Program(shape, how, devices(n_devices))
 
 
 @functools.lru_cache(maxsize=128)
-def switch(shape: train.Shape, i: int, how: str):
+def switch(shape: train.Shape, i: int, how: str, n_devices: int = 0):
     """The compiled function (states, knobs of stage i - 1, knobs of stage i) -> states before the first step of stage i."""
     before, now = shape.run.stages[i - 1 : i + 1]
     same = before.strategy is not None and now.strategy is not None and before.strategy.name == now.strategy.name
-    return _switch(shape.stage(i - 1), shape.stage(i), how, now.continued, same)
+    return _switch(shape.stage(i - 1), shape.stage(i), how, n_devices, now.continued, same)
 
 
 @functools.lru_cache(maxsize=128)
-def _switch(before: train.Shape, after: train.Shape, how: str, continued: bool, same: bool):
+def _switch(before: train.Shape, after: train.Shape, how: str, n_devices: int, continued: bool, same: bool):
     def one(given):
         return train.switch(before, after, *given, continued=continued, same=same)
 
-    inner = how if how != "shard" else "map" if jax.default_backend() == "cpu" else "vmap"
-    return jax.jit(lambda states, k_before, k: _many(one, inner)((states, k_before, k)))
+    mesh = _mesh(how, devices(n_devices)) if how == "fsdp" else None
+    return jax.jit(lambda states, k_before, k: _many(one, how, mesh)((states, k_before, k)))
 
 
 @functools.lru_cache(maxsize=128)
@@ -109,7 +127,7 @@ def _weights(shape: train.Shape, ended: bool):
 def weights(shape: train.Shape, state: train.State, k: train.Knobs, ended: bool) -> Any:
     """The weights of one run in a stage; `shape` is the stage's, `state` and `k` are one run's."""
     stage = shape.run.stages[0]
-    if stage.trains != "lora" and not (ended and stage.strategy):
+    if stage.trains not in ("lora", "prompts") and not (ended and stage.strategy):
         return state.params
     return _weights(shape, ended)(state, k)
 

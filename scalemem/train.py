@@ -7,6 +7,7 @@ the seed. Everything that fixes the program is static (`Shape`). A run is a list
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -41,6 +42,13 @@ class State(NamedTuple):
     reference: Any = ()  # the weights at the start of this stage; () in the first
 
 
+class Placement(NamedTuple):
+    """How a step's arrays lie on devices: functions that give back what they are given, elsewhere. As XLA likes, by default."""
+
+    rows: Callable[[Any], Any] = lambda tokens: tokens  # the rows of a forward pass [R, S]
+    weights: Callable[[Any], Any] = lambda tree: tree  # what is as large as the weights: they, their gradients, the optimizer's moments
+
+
 @dataclass(frozen=True)
 class Shape:
     """What fixes the compiled program. Runs that share it share one compilation."""
@@ -49,18 +57,21 @@ class Shape:
     slots: int  # items that an epoch's permutation has room for; the largest n_items of the sweep, rounded up to a power of 2
     micro_batch: int  # rows a forward pass
     later_slots: tuple[int, ...] = ()  # of the stages after the first
+    remat: bool = False  # each block's activations are computed again in the backward pass, and not kept
 
     @staticmethod
-    def of(run: RunSpec, slots: int = 0, micro_batch: int = 0, later_slots: tuple[int, ...] = ()) -> Shape:
+    def of(run: RunSpec, slots: int = 0, micro_batch: int = 0, later_slots: tuple[int, ...] = (), remat: bool = False) -> Shape:
         """The shape of a run, with room for `slots` items and `micro_batch` rows a pass (0: about MICRO_BATCH_TOKENS tokens)."""
         rows = micro_batch or max(1, MICRO_BATCH_TOKENS // (run.model.seq_len - 1))
         wanted = (slots, *(later_slots or (0,) * len(run.stages)))
         first, *later = (_room(stage.data.n_items, n) for stage, n in zip(run.stages, wanted, strict=False))
-        return Shape(_placeholder(run), first, rows, tuple(later))
+        return Shape(_placeholder(run), first, rows, tuple(later), remat)
 
     def stage(self, i: int) -> Shape:
         """The shape of stage i alone; stages that differ in traced numbers only share it."""
-        return self if len(self.run.stages) == 1 else Shape(at_stage(self.run, i), (self.slots, *self.later_slots)[i], self.micro_batch)
+        if len(self.run.stages) == 1:
+            return self
+        return Shape(at_stage(self.run, i), (self.slots, *self.later_slots)[i], self.micro_batch, remat=self.remat)
 
 
 def _room(n_items: int, slots: int) -> int:
@@ -147,14 +158,17 @@ def _key(k: Knobs, name: str) -> jax.Array:
 
 def _context(shape: Shape, k: Knobs, rest: Any) -> Context:
     """What the strategy of a stage sees."""
-    stage, forward, data_key = shape.run.stages[0], models.apply(shape.run.model), key(k["seed"], "data")
+    stage, forward, data_key = shape.run.stages[0], models.apply(shape.run.model, remat=shape.remat), key(k["seed"], "data")
     return Context(shape.run, lambda trained, tokens: forward(trainable.join(stage, trained, rest), tokens), objectives.get(stage.objective),
                    lambda index: data.items(shape.run, data_key, index), k, _key(k, "strategy"),
                    lambda trained: trainable.join(stage, trained, rest))
 
 
-def advance(shape: Shape, state: State, k: Knobs, segments: Any) -> State:
-    """Train for so many more segments, but not beyond `k["exposures"]` epochs, and not at all once diverged."""
+def advance(shape: Shape, state: State, k: Knobs, segments: Any, placement: Placement = Placement()) -> State:  # noqa: B008
+    """Train for so many more segments, but not beyond `k["exposures"]` epochs, and not at all once diverged.
+
+    A step's gradient is summed over passes of `shape.micro_batch` rows, in float32 whatever the weights are kept or multiplied in.
+    """
     stage, model = shape.run.stages[0], shape.run.model
     data_key, order_key = key(k["seed"], "data"), key(k["seed"], "order")
     optimizer, strategy = optimizers.direction(stage.optimizer.name, k), strategies.of(shape.run)
@@ -183,14 +197,14 @@ def advance(shape: Shape, state: State, k: Knobs, segments: Any) -> State:
         row = i * rows + jnp.arange(rows)
         own = order[jnp.minimum(first + row, n - 1)]
         tokens = ctx.fetch(schedule.items(shape.run, drawn(memory), k, mix_key, number, row, k["first"] + own)) if mixed else fetch(own)
-        nats, grads = jax.value_and_grad(loss)(trained, tokens, (row < count).astype(jnp.float32), memory)
-        return carry[0] + nats, jax.tree.map(lambda a, g: a + g.astype(jnp.float32), carry[1], grads)
+        nats, grads = jax.value_and_grad(loss)(trained, placement.rows(tokens), (row < count).astype(jnp.float32), memory)
+        return carry[0] + nats, placement.weights(jax.tree.map(lambda a, g: a + g.astype(jnp.float32), carry[1], grads))
 
     def step(s, carry, order, epoch):
         trained, opt, nats, memory = carry
         first, number = s * batch, epoch * steps + s
         count = jnp.minimum(batch, n - first)
-        zero = (jnp.float32(0), jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), trained))
+        zero = (jnp.float32(0), placement.weights(jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), trained)))
         total, grads = lax.fori_loop(0, -(-count // rows), lambda i, c: micro(i, c, trained, memory, order, first, count, number), zero)
         grads = jax.tree.map(lambda g: g / (count * (model.seq_len - 1)), grads)
         direction = grads
@@ -204,7 +218,7 @@ def advance(shape: Shape, state: State, k: Knobs, segments: Any) -> State:
         new = jax.tree.map(lambda p, u: (p - lr * u).astype(p.dtype), trained, update)
         if hasattr(strategy, "after"):
             new, memory = strategy.after(ctx, trained, new, memory, grads, number)
-        return new, opt, nats + total, memory
+        return placement.weights(new), placement.weights(opt), nats + total, memory
 
     def ordered(epoch):
         return permutation(shape.run, jax.random.fold_in(order_key, epoch + k["stage"] * STAGE), shape.slots, n)

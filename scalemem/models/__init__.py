@@ -54,10 +54,20 @@ def init(spec: ModelSpec, key: jax.Array) -> Params:
     return nnx.to_pure_dict(nnx.from_flat_state(flat))
 
 
-def apply(spec: ModelSpec) -> Callable[[Params, jax.Array], jax.Array]:
-    """The pure function (params, tokens [B, T]) -> logits [B, T, V] of an architecture."""
+def apply(spec: ModelSpec, *, remat: bool = False) -> Callable[[Params, jax.Array], jax.Array]:
+    """The pure function (params, tokens [B, T]) -> logits [B, T, V] of an architecture.
+
+    `remat`: a gradient keeps what enters each block, and computes the block again (`jax.checkpoint`): less memory for a third more work.
+    An architecture without blocks does not heed it.
+    """
     def forward(params: Params, tokens: jax.Array) -> jax.Array:
-        return module(spec, params)(tokens)
+        if "prompts" in params:
+            from scalemem.models import prompts
+
+            return prompts.forward(module(spec, {k: v for k, v in params.items() if k != "prompts"}), params["prompts"], tokens)
+        made = module(spec, params)
+        made.remat = remat
+        return made(tokens)
 
     _split(spec)  # an unknown architecture is an error here, not when it is applied
     return forward
@@ -91,6 +101,9 @@ def decode(spec: ModelSpec) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 def module(spec: ModelSpec, params: Params) -> Any:
     """The architecture with these parameters."""
+    if "prompts" in params:
+        raise SpecError("stage.trains = 'prompts': must be something else where a model is decoded token by token, or looked into; choose another "
+                        "measure, or lora")
     graph, state = _split(spec)
     filled = jax.tree.map(lambda x: x, state)
     nnx.replace_by_pure_dict(filled, params)

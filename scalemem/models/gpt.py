@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -36,6 +37,8 @@ class Block(nnx.Module):
 class GPT(nnx.Module):
     """Token (and position) embeddings, L blocks, final norm, head. P = V D + S D + L (12 D^2 + 13 D) + 2 D by default."""
 
+    remat = False  # see `scalemem.models.apply`
+
     def __init__(self, m: ModelSpec):
         self.dtype = jnp.dtype(m.compute_dtype)
         self.tokens = weight((m.vocab_size, m.d_model), m.init_std)
@@ -61,9 +64,21 @@ class GPT(nnx.Module):
     def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
         """Next-token logits, float32, from T <= seq_len tokens."""
         x = self.embed(tokens)
+        if self.remat and len(self.blocks):
+            return self.logits(self.scanned(x))
         for block in self.blocks:
             x = block(x)
         return self.logits(x)
+
+    def scanned(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """The blocks one after another as a loop, each computed again in the backward pass.
+
+        A loop, for XLA's CPU compiler drops the barriers of a chain and keeps every activation after all; it costs a copy of the blocks' weights.
+        """
+        (graph, *_), states = zip(*map(nnx.split, self.blocks), strict=True)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        again = jax.checkpoint(lambda x, state: nnx.merge(graph, state)(x), prevent_cse=False)  # within a loop nothing is merged
+        return jax.lax.scan(lambda x, state: (again(x, state), None), x, stacked)[0]
 
     def prefill(self, tokens: Int[Array, "B P"], length: int) -> tuple[Float[Array, "B V"], tuple[Cache, ...]]:
         """Logits after the last of P tokens, and each block's cache, with room for `length` positions."""
