@@ -115,16 +115,20 @@ def leases(folder: Path, *, remove_dead: bool = False) -> list[dict[str, Any]]:
     living = []
     for path in sorted(folder.glob("*.json")):
         content = _read(path)
-        if content and _alive(path, content["host"]):
+        if content and _alive(path, content):
             living.append({**content, "beat": path.stat().st_mtime})
         elif remove_dead:
             path.unlink(missing_ok=True)
     return living
 
 
-def _alive(path: Path, host: str) -> bool:
+def _alive(path: Path, content: dict[str, Any]) -> bool:
+    """Whether who wrote a lease lives: by its lock on this host, by its heartbeat on another, unless that was an earlier life of our job."""
+    job, restarts = _job()
     try:
-        if host != socket.gethostname():
+        if content["host"] != socket.gethostname():
+            if job and content.get("job") == job and content.get("restarts", 0) < restarts:
+                return False
             return time.time() - path.stat().st_mtime < STALE_S
         fd = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -154,7 +158,13 @@ def _release(fd: int) -> None:
 
 
 def _self() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+    job, restarts = _job()
+    return {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time(), **({"job": job, "restarts": restarts} if job else {})}
+
+
+def _job() -> tuple[str, int]:
+    """The job of a cluster that this process is in, and how often it was queued again; ("", 0) in none."""
+    return os.environ.get("SLURM_JOB_ID", ""), int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -294,6 +294,17 @@ def test_half_written_checkpoints_stay_while_somebody_works(store):
     assert not folder.exists()
 
 
+def test_a_job_that_is_queued_again_on_another_node_does_not_wait_for_itself(store, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with store.lease(["x"]):
+        monkeypatch.setattr(locking.socket, "gethostname", lambda: "node-3")
+        for job, restarts, granted in (("7", "0", ()), ("8", "1", ()), ("7", "1", ("x",))):  # its other node, another job, its next life
+            monkeypatch.setenv("SLURM_JOB_ID", job)
+            monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+            with store.lease(["x"]) as lease:
+                assert lease.run_ids == granted
+
+
 # -- with a real Slurm ----------------------------------------------------------------------------------------------------
 
 LAUNCH = """
