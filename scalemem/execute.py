@@ -73,7 +73,7 @@ def seconds(run: RunSpec) -> float:
 
 
 def plan(runs: Sequence[RunSpec], store: Store | None = None, how: str = "map", devices: int = 1, micro_batch: int = 0,
-         remat: bool = False) -> list[Pack]:
+         remat: bool = False, sizes: Callable[[Sequence[RunSpec], train.Shape], int] | None = None) -> list[Pack]:
     """Packs of the runs that the store lacks, longest first: one compilation for every model shape.
 
     Args:
@@ -84,6 +84,7 @@ def plan(runs: Sequence[RunSpec], store: Store | None = None, how: str = "map", 
       devices: for "shard": pack sizes are multiples of it; for "fsdp": the rows of a pass are.
       micro_batch: most rows a forward pass; a step sums the gradients of as many passes as its batch needs. 0: as suits the executor.
       remat: each block's activations are computed again in the backward pass, and not kept.
+      sizes: of (runs, shape) gives how many share a pack, for "vmap" and "shard", such as `packsize.choose`; 8 by default.
     Returns:
       packs that have every missing run once.
     Raises:
@@ -110,10 +111,10 @@ def plan(runs: Sequence[RunSpec], store: Store | None = None, how: str = "map", 
     for (key, _), members in groups.items():
         members.sort(key=seconds, reverse=True)
         short = how != "map" or seconds(members[len(members) // 2]) < SHORT_RUN_S
-        size = PACK_SIZE if short else 1
-        size = 1 if how == "fsdp" else -(-size // devices) * devices
         slots, *later = (max(r.stages[i].data.n_items for r in sweep[key]) for i in range(len(members[0].stages)))
         shape = train.Shape.of(members[0], slots, _micro_batch(sweep[key], how, devices, micro_batch), tuple(later), remat)
+        size = sizes(members, shape) if sizes and how in ("vmap", "shard") else PACK_SIZE if short else 1
+        size = 1 if how == "fsdp" else -(-size // devices) * devices
         packs += [Pack(shape, tuple(members[i : i + size]), size) for i in range(0, len(members), size)]
     return resumed + sorted(packs, key=pack_seconds, reverse=True)
 

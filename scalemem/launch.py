@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import selectors
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scalemem import cluster, execute
+from scalemem import cluster, execute, packsize
 from scalemem.pack import Pack
 from scalemem.spec import RunSpec, SpecError, run_id
 from scalemem.store import Store
@@ -90,7 +91,8 @@ def run(sweep: Sweep | Sequence[RunSpec], store: Store, executor: str = "auto", 
     how, devices = choose(executor)
     kind = "map" if how == "cpu" else how
     with store.writer(), _signals() as stopping:
-        packs = execute.plan(runs, store, kind, max(1, devices))
+        sizes = functools.partial(packsize.choose, how=kind, devices=max(1, devices)) if kind in ("vmap", "shard") else None
+        packs = execute.plan(runs, store, kind, max(1, devices), sizes=sizes)
         workers = max(1, min(workers or len(cores()), len(packs))) if how == "cpu" else 1
         left = execute.left(packs, store, kind, devices)
         tell({"event": "plan", "packs": len(packs), "runs": left.runs, "workers": workers, "shapes": len({p.shape for p in packs}),

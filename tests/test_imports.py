@@ -37,7 +37,8 @@ MAY_IMPORT = {
     "worker": ["execute"],
     "orders": ["execute", "worker"],
     "cluster": ["orders"],
-    "launch": ["cluster"],
+    "packsize": ["pack", "durable"],
+    "launch": ["cluster", "packsize"],
     # what came of it
     "durable": [],
     "locking": ["durable"],
