@@ -20,6 +20,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -211,11 +212,25 @@ class Job:
 
 
 def core() -> int | None:
-    """The core of this process of a job; None where Slurm shows the cores of other jobs, too, so that none can be chosen."""
+    """The core that this process of a job is pinned to, since the last digits depend on how many a program sees.
+
+    Where Slurm shows a job the cores of others, too, it is one that no other process of ours has, on which a lock is held to the end.
+    """
     if not hasattr(os, "sched_getaffinity"):
         return None
     shown, given = sorted(os.sched_getaffinity(0)), int(os.environ.get("SLURM_CPUS_ON_NODE") or 1)
-    return shown[int(os.environ.get("SLURM_LOCALID") or 0) % len(shown)] if len(shown) <= given else None
+    mine = int(os.environ.get("SLURM_LOCALID") or 0) % len(shown)
+    if len(shown) > given:
+        for number in shown:
+            lock = locking.exclusive(Path(tempfile.gettempdir()) / f"scalemem-{os.getuid()}-core-{number}.lock")
+            with contextlib.suppress(StoreError):
+                lock.__enter__()
+                _locks.append(lock)
+                return number
+    return shown[mine]
+
+
+_locks: list[contextlib.AbstractContextManager[None]] = []  # to the end of this process
 
 
 def serve(order: Order) -> None:

@@ -294,6 +294,20 @@ def test_half_written_checkpoints_stay_while_somebody_works(store):
     assert not folder.exists()
 
 
+def test_processes_of_jobs_that_see_every_core_choose_different_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(orders.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(orders, "_locks", [])
+    monkeypatch.setattr(orders.os, "sched_getaffinity", lambda _: {2, 3, 5}, raising=False)
+    monkeypatch.setenv("SLURM_LOCALID", "1")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "3")
+    assert orders.core() == 3  # all are this job's: by number of the process
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "1")
+    assert [orders.core() for _ in range(4)] == [2, 3, 5, 3]  # the fourth shares one
+    for lock in orders._locks:
+        lock.__exit__(None, None, None)
+    assert orders.core() == 2
+
+
 def test_a_job_that_is_queued_again_on_another_node_does_not_wait_for_itself(store, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     with store.lease(["x"]):
