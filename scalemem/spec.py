@@ -171,7 +171,7 @@ class OptimizerSpec(Checked):
 
 
 REPLAY_LAWS = ("uniform", "power", "exponential", "recent")
-TRAINED = ("all", "lora", "half", "head", "attention", "mlp")
+TRAINED = ("all", "lora", "half", "head", "attention", "mlp", "prompts")
 
 
 @dataclass(frozen=True)
@@ -198,6 +198,7 @@ class InjectSpec(Checked):
     interval: float = field(1.0, above=0, high=1e9, doc="steps from the first encounter to the second; below 1: several in one batch")
     growth: float = field(1.0, above=0, high=100, doc="encounter m is interval m^growth steps after the first: 1 even, above 1 ever rarer")
     stagger: float = field(0.0, low=0, high=1e6, doc="steps by which the schedule of each item is later than that of the one before")
+    views: int = field(1, low=1, high=1 << 12, doc="encounters at once, in one batch, and so many times rarer: a view batch")
     paraphrase: bool = field(False, doc="encounter m is sentence m of the fact (but the held-out one), and not always the first")
 
 
@@ -215,6 +216,11 @@ class StrategySpec(Checked):
     seen: int = field(0, low=0, high=1 << 10, doc="tasks that have been learned, if not all: stages of one room share a program")
     decay: float = field(1.0, low=0, high=1, doc="online EWC: what is kept of earlier importance; averages: of the average a step")
     kind: str = field("", doc="a variant, such as which Fisher; each says what is legal")
+    pool: int = field(8, low=1, high=1 << 12, doc="l2p, dualprompt, coda_prompt: prompts, experts or components")
+    chosen: int = field(2, low=1, high=1 << 12, doc="l2p: prompts of the pool that a position reads")
+    length: int = field(2, low=1, high=1 << 10, doc="of a prompt, in tokens")
+    codebooks: int = field(4, low=1, high=1 << 10, doc="remind: parts of a feature, each with a codebook of its own")
+    entries: int = field(16, low=2, high=256, doc="remind: of a codebook")
 
 
 @dataclass(frozen=True)
@@ -289,9 +295,9 @@ class RunSpec(Checked):
             raise error(f"stages[{i}].inject.times", stage.inject.times, "at most 2^22 encounters in all", "inject fewer items, or less often")
         if stage.inject and stage.inject.paraphrase and stage.data.variants < 3:
             raise error(f"stages[{i}].inject.paraphrase", True, "false where data.variants is below 3", "raise data.variants: the last is held out")
-        if stage.continued and (i == 0 or "lora" in (stage.trains, self.stages[i - 1].trains)
+        if stage.continued and (i == 0 or {"lora", "prompts"} & {stage.trains, self.stages[i - 1].trains}
                                 or stage.optimizer.name != self.stages[i - 1].optimizer.name):
-            raise error(f"stages[{i}].continued", True, "false for the first stage, adapters, or another optimizer than before",
+            raise error(f"stages[{i}].continued", True, "false for the first stage, adapters, prompts, or another optimizer than before",
                         "start the optimizer afresh")
 
     def _check_canaries(self, path: str, data: DataSpec) -> None:

@@ -91,7 +91,7 @@ def _bare(stage: Stage) -> Stage:
         blocks = max(16, 1 << (replay.blocks - 1).bit_length())
         replay = ReplaySpec(fraction=0.0, n_items=blocks, law=replay.law, blocks=blocks)
     if inject:
-        inject = dataclasses.replace(inject, first=0, start=0, interval=1.0, growth=1.0, stagger=0.0)
+        inject = dataclasses.replace(inject, first=0, start=0, interval=1.0, growth=1.0, stagger=0.0, views=1)
     if strategy:
         strategy = dataclasses.replace(strategy, strength=1.0, first=0, decay=1.0, seen=0)
     rank = max(8, 1 << (stage.rank - 1).bit_length()) if stage.trains == "lora" else 8
@@ -159,9 +159,9 @@ def _key(k: Knobs, name: str) -> jax.Array:
 def _context(shape: Shape, k: Knobs, rest: Any) -> Context:
     """What the strategy of a stage sees."""
     stage, forward, data_key = shape.run.stages[0], models.apply(shape.run.model, remat=shape.remat), key(k["seed"], "data")
-    return Context(shape.run, lambda trained, tokens: forward(trainable.join(stage, trained, rest), tokens), objectives.get(stage.objective),
-                   lambda index: data.items(shape.run, data_key, index), k, _key(k, "strategy"),
-                   lambda trained: trainable.join(stage, trained, rest))
+    joined = lambda trained: trainable.join(stage, trained, rest, training=True)  # noqa: E731
+    return Context(shape.run, lambda trained, tokens: forward(joined(trained), tokens), objectives.get(stage.objective),
+                   lambda index: data.items(shape.run, data_key, index), k, _key(k, "strategy"), joined)
 
 
 def advance(shape: Shape, state: State, k: Knobs, segments: Any, placement: Placement = Placement()) -> State:  # noqa: B008

@@ -1,4 +1,4 @@
-"""What a stage trains: everything, some of the weights, or low-rank adapters of them.
+"""What a stage trains: everything, some of the weights, low-rank adapters of them, or prompts beside them.
 
 all        every weight
 lora       for each matrix W [i, o] of a block, A [i, r] B [r, o] / sqrt(r) is added; A and B are trained, and W is not. B starts at 0
@@ -6,6 +6,8 @@ half       of each block, a random half of the matrices (half fine-tuning); ever
 head       the final norm and the head (of a tied head: the token embedding)
 attention  the blocks' attention
 mlp        the blocks' MLPs
+prompts    a pool of prompts and their keys (scalemem.models.prompts), of the kind that the stage's strategy names; no weight. Later stages go on
+           with the pool
 
 Source: shared/literature/forgetting.md 1.1 (rank-stabilised LoRA), 4.11 (half fine-tuning: 2 of attention's 4 matrices, of which q, k and v
 are one here; so here a random half of a block's matrices), 4.18 (attention or MLP only).
@@ -21,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from scalemem import models
+from scalemem.models import prompts
 from scalemem.spec import ModelSpec, Stage
 
 Weights = Any
@@ -54,6 +57,14 @@ def split(model: ModelSpec, stage: Stage, weights: Weights, key: jax.Array, rank
             draw = jax.random.normal(jax.random.fold_in(key, zlib.crc32(_name(path).encode())), (w.shape[0], stage.rank)) / math.sqrt(w.shape[0])
             return {"a": jnp.where(jnp.arange(stage.rank) < rank, draw, 0), "b": jnp.zeros((stage.rank, w.shape[1]))}
         return jax.tree_util.tree_map_with_path(adapter, weights), {"weights": weights, "scale": jnp.asarray(rank, jnp.float32) ** -0.5}
+    if stage.trains == "prompts":
+        strategy = stage.strategy
+        assert strategy is not None
+        before = weights.get("prompts", {})
+        pool = before.get(strategy.name) or prompts.start(model, strategy, jax.random.fold_in(key, zlib.crc32(b"prompts")))
+        setting = strategy.chosen if strategy.name == "l2p" else strategy.tasks
+        return pool, {"weights": {k: v for k, v in weights.items() if k != "prompts"},
+                      "learned": jnp.int32(before.get("learned", 0)) + 1, "setting": jnp.int32(setting)}
     return weights, mask(model, stage, weights, key)
 
 
@@ -81,8 +92,12 @@ def mask(model: ModelSpec, stage: Stage, weights: Weights, key: jax.Array) -> An
     return jax.tree_util.tree_map_with_path(one, weights)
 
 
-def join(stage: Stage, trained: Any, rest: Any) -> Weights:
-    """The weights of the whole model."""
+def join(stage: Stage, trained: Any, rest: Any, *, training: bool = False) -> Weights:
+    """The weights of the whole model; `training`: prompts are told which task they are trained on."""
+    if stage.trains == "prompts":
+        task = {"task": rest["learned"] - 1} if training else {}
+        assert stage.strategy is not None
+        return rest["weights"] | {"prompts": {stage.strategy.name: trained, "learned": rest["learned"], "setting": rest["setting"], **task}}
     if stage.trains != "lora":
         return trained
     def add(w, adapter):
@@ -92,7 +107,7 @@ def join(stage: Stage, trained: Any, rest: Any) -> Weights:
 
 def masked(stage: Stage, update: Any, rest: Any) -> Any:
     """An update with the parts that are not trained set to 0."""
-    return update if stage.trains in ("all", "lora") else jax.tree.map(lambda u, m: u * m, update, rest)
+    return update if stage.trains in ("all", "lora", "prompts") else jax.tree.map(lambda u, m: u * m, update, rest)
 
 
 def n_trained(model: ModelSpec, stage: Stage) -> int:
@@ -106,6 +121,9 @@ def n_trained(model: ModelSpec, stage: Stage) -> int:
     """
     leaves = {_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(models.shape(model))}
     matrices = {name: shape for name, shape in leaves.items() if is_matrix(name, shape)}
+    if stage.trains == "prompts":
+        assert stage.strategy is not None
+        return prompts.n_params(model, stage.strategy)
     if stage.trains == "lora":
         return sum(stage.rank * (i + o) for i, o in matrices.values())
     total = sum(math.prod(shape) for shape in leaves.values())

@@ -9,9 +9,10 @@ import pytest
 from conftest import MODEL, make_run
 from strategy_contexts import make_context
 
-from scalemem import models
+from scalemem import models, objectives, strategies
 from scalemem.models import parts
-from scalemem.strategies import feature_distillation
+from scalemem.spec import SpecError
+from scalemem.strategies import feature_distillation, remind
 
 DEEP = dataclasses.replace(MODEL, n_layers=2)
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, MODEL.vocab_size, (3, MODEL.seq_len)))
@@ -76,3 +77,78 @@ def test_feature_distillation_is_the_relative_distance():
     for h, then in np.asarray(features, np.float64):
         far.append(sum(((h[b, t] - then[b, t]) ** 2).sum() / (then[b, t] ** 2).sum() for b in (0, 2) for t in range(MODEL.seq_len - 1)))
     np.testing.assert_allclose([every, top], [3 / 2 * np.mean(far), 3 / 2 * far[1]], rtol=1e-4)
+
+
+def slow_fit(x, entries, key):
+    """k-means as it is said: assign, then average, sixteen times."""
+    centres = np.asarray(x, np.float64)[np.asarray(jax.random.permutation(key, len(x)))[:entries]]
+    for _ in range(16):
+        of = [int(np.argmin([((row - c) ** 2).sum() for c in centres])) for row in x]
+        centres = np.array([np.mean([x[i] for i in range(len(x)) if of[i] == j], 0) if j in of else centres[j] for j in range(entries)])
+    return centres
+
+
+def test_codes_and_codebooks_are_those_of_numpy():
+    x, key = np.random.default_rng(1).normal(size=(40, 4)).astype(np.float32), jax.random.key(3)
+    books = np.stack([remind.fit(jnp.asarray(x)[:, :2], 3, key), remind.fit(jnp.asarray(x)[:, 2:], 3, key)])
+    np.testing.assert_allclose(books, [slow_fit(x[:, :2], 3, key), slow_fit(x[:, 2:], 3, key)], atol=1e-5)
+    codes = np.asarray(remind.encode(jnp.asarray(x), jnp.asarray(books)))
+    assert codes.dtype == np.uint8
+    for row, code in zip(x, codes, strict=True):
+        for part in range(2):
+            assert code[part] == np.argmin(((books[part] - row[2 * part : 2 * part + 2]) ** 2).sum(-1))
+    decoded = remind.decode(jnp.asarray(codes), jnp.asarray(books))
+    np.testing.assert_array_equal(decoded[7], np.concatenate([books[0, codes[7, 0]], books[1, codes[7, 1]]]))
+
+
+def test_replayed_features_are_replayed_items():
+    """Three items have few enough features: codes are exact, and their loss is that of the items; with floats always."""
+    for kind, strategy in (("pq", {"codebooks": 2, "entries": 21}), ("float", {})):
+        ctx, w = context_of(DEEP, "remind", kind=kind, strength=2.0, **strategy)
+        rows = jnp.array([1.0, 1.0, 0.0])
+
+        @fast
+        def both(w, ctx=ctx, rows=rows):
+            memory = remind.begin(ctx, w, None)
+            drawn = TOKENS[remind.drawn(ctx, w, TOKENS, 3)]
+            return remind.batch_loss(ctx, w, memory, TOKENS, rows), 2 * objectives.get("next_token")(models.apply(DEEP), w, drawn, rows), memory
+
+        found, expected, memory = both(w)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+        assert ("codes" in memory) == (kind == "pq")
+
+
+def test_lower_layers_stay_to_the_bit_and_draws_change_with_the_weights():
+    ctx, w = context_of(DEEP, "remind")
+    new = jax.tree.map(lambda p: p + 1, w)
+    kept = remind.after(ctx, w, new, (), None, 0)[0]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(kept):
+        name = "/".join(str(k.key) for k in path)
+        before = w
+        for k in path:
+            before = before[k.key]
+        assert np.array_equal(leaf, before) == (name.startswith(("tokens", "positions", "blocks/0/"))), name
+    many = jnp.tile(TOKENS, (20, 1))
+    assert not np.array_equal(remind.drawn(ctx, w, many, 50), remind.drawn(ctx, new, many, 50))
+    np.testing.assert_array_equal(remind.drawn(ctx, w, many, 50), remind.drawn(ctx, w, many, 50))
+
+
+def test_bits_of_codes_by_hand():
+    """3 items of 7 places: 4 codes of 4 bits each, 7 targets of 5 bits; 16 entries of 8 floats. As floats 7 x 8 x 32 an item."""
+    ctx, _ = context_of(DEEP, "remind", items=3)
+    assert remind.stored_bits(ctx.run) == 3 * (7 * 4 * 4 + 7 * 5) + 32 * 16 * 8
+    ctx, _ = context_of(DEEP, "remind", items=3, kind="float")
+    assert remind.stored_bits(ctx.run) == 3 * (7 * 8 * 32 + 7 * 5)
+    position = lambda layers: 6 * (layers * 12 * 64 + 32 * 8) + 12 * layers * 7 * 8  # noqa: E731
+    run = ctx.run
+    exposures = run.stages[0].exposures
+    assert strategies.costs(run).flops_ratio == pytest.approx(position(1) / position(2) + 1 / 3 / exposures)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"codebooks": 3}, "codebooks = 3: must divide model.d_model = 8"),
+    ({"entries": 16, "items": 8}, "entries = 16: must be at most the 8 old items"),
+])
+def test_features_that_cannot_be_cut_are_one_line(change, said):
+    with pytest.raises(SpecError, match=said):
+        strategies.check(context_of(DEEP, "remind", **change)[0].run)

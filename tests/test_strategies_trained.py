@@ -88,12 +88,13 @@ def path(weights):
 
 STRENGTH = {"ewc": 100.0, "online_ewc": 100.0, "weight_averaging": 0.5, "merging": 0.5, "fast_slow": 0.5}
 SPEC: dict[str, dict] = {"ewc": {"kind": "exact"}, "online_ewc": {"kind": "sample"}, "fast_slow": {"items": 3}, "collateral": {"tasks": 2},
+                         "remind": {"codebooks": 2, "entries": 4},
                          "relational": {"tasks": 2}}
 START = ("weight_averaging", "merging", "fast_slow")  # whose strength 0 stays where the stage began
-NO_STRENGTH = ("agem", "collateral", "gem")  # without it, or with a margin of 0 that projects all the same
+NO_STRENGTH = ("agem", "collateral", "gem", "remind")  # without it, or with a margin of 0 that projects all the same, or with a part that is frozen
 
 
-@pytest.mark.parametrize("name", strategies.STRATEGIES)
+@pytest.mark.parametrize("name", [name for name in strategies.STRATEGIES if name not in strategies.PROMPTS])  # those: test_strategies_prompts.py
 def test_strategy_trains(name):
     """At strength 0 a penalty is plain training, and an average stays at the start of the stage; a strong one ends elsewhere than plain training."""
     replay = REPLAY if "tasks" in SPEC.get(name, {}) else None

@@ -28,3 +28,4 @@ class Costs(NamedTuple):
     flops_ratio: float = 0.0  # extra FLOPs over those of the stage's plain training
     state_floats: float = 0.0  # numbers kept beside weights and moments: copies, importances, gradients
     stored_tokens: float = 0.0  # of old items that it keeps
+    stored_bits: float = 0.0  # of old items that it keeps in another form
