@@ -115,6 +115,18 @@ def test_injected_items_are_met_when_the_formula_says():
     assert met == {(500 + f, 2 + f + (3 * m**2 if m else 0)) for f in range(3) for m in range(4)}
 
 
+def test_views_are_met_at_once_and_rarer():
+    """Six encounters of each of two facts, three at once, every 3 x 4 steps; which sentence each is goes on."""
+    run = make_run(n_items=24, data={"variants": 4}, batch_size=6)
+    inject = InjectSpec(n_items=2, first=80, times=6, interval=4.0, views=3, paraphrase=True)
+    run = dataclasses.replace(run, stages=(dataclasses.replace(run.stages[0], exposures=9, inject=inject),))
+    k = {name: jnp.asarray(v) for name, v in train.knobs(run).items()}
+    made, row = schedule.plan(run, k), jnp.arange(6)
+    met = {s: sorted(int(i) for i in schedule.items(run, made, k, KEY, s, row, row) if i >= 80) for s in range(20)}
+    assert {s: found for s, found in met.items() if found} == {0: [80, 81, 82, 84, 85, 86], 12: [80, 81, 82, 84, 85, 86]}
+    check([run])
+
+
 def test_paraphrases_go_round_all_sentences_but_the_held_out_one():
     run = make_run(n_items=24, data={"variants": 4})
     inject = InjectSpec(n_items=2, first=80, times=5, paraphrase=True)

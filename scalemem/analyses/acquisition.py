@@ -77,7 +77,8 @@ def encounters(run: RunSpec) -> dict[int, list[tuple[int, int]]]:
         for f in range(spec.n_items if spec else 0):
             assert spec is not None
             for m in range(spec.times):
-                later = np.float32(spec.interval) * np.float32(m) ** np.float32(spec.growth) if m else np.float32(0)
+                visit = m // spec.views * spec.views
+                later = np.float32(spec.interval) * np.float32(visit) ** np.float32(spec.growth) if visit else np.float32(0)
                 at = before + spec.start + int(np.floor(np.float32(spec.stagger) * np.float32(f) + later))
                 item = spec.first + f * variants + (m % (variants - 1) if spec.paraphrase else 0)
                 found.setdefault(item // variants, []).append((at, item))

@@ -32,17 +32,22 @@ def knobs(stage: Any) -> Knobs:
     if stage.inject:
         i: InjectSpec = stage.inject
         found |= {"inject_first": i.first, "inject_start": i.start, "inject_interval": i.interval, "inject_growth": i.growth,
-                  "inject_stagger": i.stagger}
+                  "inject_stagger": i.stagger, "inject_views": i.views}
     return found
 
 
-def encounter_steps(n_items: int, times: int, start: Any, interval: Any, growth: Any, stagger: Any, xp: Any = jnp) -> Any:
-    """Steps [n_items, times] at which item f is met the m-th time: start + floor(stagger f + interval m^growth), m from 0.
+def encounter_steps(n_items: int, times: int, start: Any, interval: Any, growth: Any, stagger: Any, xp: Any = jnp, views: Any = 1) -> Any:
+    """Steps [n_items, times] at which item f is met the m-th time: start + floor(stagger f + interval (views floor(m / views))^growth), m from 0.
 
     >>> encounter_steps(2, 3, 5, 10.0, 1.0, 1.0, np).tolist()
     [[5, 15, 25], [6, 16, 26]]
+    >>> encounter_steps(1, 4, 5, 10.0, 1.0, 1.0, np, views=2).tolist()  # two at once, half as often
+    [[5, 5, 25, 25]]
+
+    Source: views are those of a view batch, shared/literature/forgetting.md 4.8: as many encounters in all, `views` of them in one batch, and an
+    interval `views` times as long. With `paraphrase` they are different sentences of a fact.
     """
-    f, m = xp.arange(n_items, dtype=xp.float32)[:, None], xp.arange(times, dtype=xp.float32)[None]
+    f, m = xp.arange(n_items, dtype=xp.float32)[:, None], (xp.arange(times) // views * views).astype(xp.float32)[None]
     later = xp.where(m > 0, xp.float32(interval) * xp.maximum(m, 1) ** xp.float32(growth), 0)
     return start + xp.floor(xp.float32(stagger) * f + later).astype(xp.int32)
 
@@ -56,7 +61,8 @@ def plan(run: RunSpec, k: Knobs) -> Plan:
     """
     spec, encounters = run.stages[0].inject, ()
     if spec:
-        at = encounter_steps(spec.n_items, spec.times, k["inject_start"], k["inject_interval"], k["inject_growth"], k["inject_stagger"]).ravel()
+        at = encounter_steps(spec.n_items, spec.times, k["inject_start"], k["inject_interval"], k["inject_growth"], k["inject_stagger"],
+                             views=k["inject_views"]).ravel()
         order = jnp.argsort(at)
         encounters = (at[order], order)
     return Plan(encounters, _cumulative(run.stages[0].replay, k) if run.stages[0].replay else ())
@@ -117,7 +123,7 @@ def check(run: RunSpec, steps: int) -> None:
     if not stage.inject:
         return
     spec = stage.inject
-    at = encounter_steps(spec.n_items, spec.times, spec.start, spec.interval, spec.growth, spec.stagger, np)
+    at = encounter_steps(spec.n_items, spec.times, spec.start, spec.interval, spec.growth, spec.stagger, np, spec.views)
     if at.max() >= steps:
         raise SpecError(f"inject.times = {spec.times}: the last encounter is at step {at.max()} of a stage of {steps} steps; must be before its "
                         "end; inject less often, sooner, or train longer")
