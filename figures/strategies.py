@@ -5,13 +5,15 @@ import numpy as np
 
 from scalemem import plot, tables
 
+COLOURS, MARKERS = (*plot.COLOURS, "0.2"), plot.MARKERS + "X"  # the last is that of "none"
 FAMILIES = {
-    "replay": ("joint", "replay", "collateral+joint", "relational+joint"),
+    "replay": ("joint", "replay", "collateral+joint", "relational+joint", "remind"),
     "penalty": ("ewc sample", "online_ewc empirical", "si"),
-    "distillation": ("lwf", "logit_distillation", "prototypes", "centre_loss"),
+    "distillation": ("lwf", "logit_distillation", "feature_distillation", "prototypes", "centre_loss"),
     "projection": ("gem", "agem"),
     "averages": ("weight_averaging final", "weight_averaging mean", "merging slerp", "fast_slow"),
     "parts": ("lora", "half", "head"),
+    "prompts": ("l2p+prompts", "dualprompt+prompts", "coda_prompt+prompts"),
     "none": ("none",),
 }
 
@@ -29,7 +31,7 @@ def draw(table, result):
             strength, kept, learned = (np.array(part[c].to_pylist(), float) for c in ("strength", "kept_fraction", "learned_fraction"))
             means = [(kept[strength == s].mean(), learned[strength == s].mean()) for s in np.unique(strength)]
             label = family if not any(one in best for one in names) else None
-            axes[0].plot([m[1] for m in means], [m[0] for m in means], f"-{plot.MARKERS[i]}", color=plot.COLOURS[i], markersize=3.5, linewidth=0.6,
+            axes[0].plot([m[1] for m in means], [m[0] for m in means], f"-{MARKERS[i]}", color=COLOURS[i], markersize=3.5, linewidth=0.6,
                          label=label)
             at = np.unique(strength)[int(np.argmax([sum(m) for m in means]))]
             chosen = kept[strength == at]
@@ -43,8 +45,9 @@ def draw(table, result):
     order.sort(key=lambda name: best[name][0])
     for at, name in enumerate(order):
         mean, half, i = best[name]
-        axes[1].errorbar(mean, at, xerr=half, fmt=plot.MARKERS[i], color=plot.COLOURS[i], markersize=3.5, linewidth=0.8)
-    shown = {"weight_averaging final": "line of ends", "weight_averaging mean": "mean of the path", "merging slerp": "slerp merge"}
+        axes[1].errorbar(mean, at, xerr=half, fmt=MARKERS[i], color=COLOURS[i], markersize=3.5, linewidth=0.8)
+    shown = {"weight_averaging final": "line of ends", "weight_averaging mean": "mean of the path", "merging slerp": "slerp merge",
+             "l2p+prompts": "L2P", "dualprompt+prompts": "DualPrompt", "coda_prompt+prompts": "CODA-Prompt"}
     axes[1].set_yticks(range(len(order)), [shown.get(name, name.replace("_", " ")) for name in order], fontsize=6)
     axes[1].set(xlabel="old facts still recalled", title="At its best strength", xlim=(-0.03, 1.05))
 

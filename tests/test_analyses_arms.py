@@ -23,7 +23,7 @@ def run_of(seed=0, **second):
 
 def row(run, costs=()):
     """A run as the store has it."""
-    found = {"run_id": run_id(run), "seed": run.seed, "n_params": 50, "seq_len": 4, "spec": json.dumps(to_dict(run))}
+    found = {"run_id": run_id(run), "seed": run.seed, "n_params": 50, "seq_len": 4, "vocab_size": 8, "spec": json.dumps(to_dict(run))}
     for i, stage in enumerate(run.stages):
         found |= {f"stage{i}_n_items": 8, f"stage{i}_exposures": 2, f"stage{i}_trains": stage.trains}
         if stage.replay:
@@ -68,6 +68,8 @@ def test_arms_by_hand():
     np.testing.assert_allclose([found[n]["extra_flops_ratio"] for n in RUNS], [0, 0, 0, 0.25, 1.0])  # half of the steps are stage 1's
     np.testing.assert_allclose([found[n]["state_floats_per_param"] for n in RUNS], [0, 0, 0, 2, 1])
     np.testing.assert_allclose([found[n]["stored_tokens_count"] for n in RUNS], [0, 32, 8, 0, 256])
+    np.testing.assert_allclose([found[n]["stored_bits"] for n in RUNS], [0, 96, 24, 0, 768])
+    assert arms.costs(row(run_of()) | {"stage1_strategy_stored_bits": 5.0})["stored_bits"] == 5
     assert {r["generator"] for r in found.values()} == {"uniform"}
 
 

@@ -46,15 +46,18 @@ def costs(run: Mapping[str, Any]) -> dict[str, float]:
 
     Returns:
       extra_flops_ratio: FLOPs of strategies over those of training all stages, each weighted by its steps and batch; state_floats_per_param: the most
-      that is kept beside weights and moments, over the weights; stored_tokens_count: the most old tokens that are stored, those of replay pools, too.
+      that is kept beside weights and moments, over the weights; stored_tokens_count: the most old tokens that are stored, those of replay pools, too;
+      stored_bits: these at log2 V bits a token, and what is stored in another form.
     """
     stages = range(_stages(run))
     get = lambda i, field: run.get(f"stage{i}_{field}") or 0.0  # noqa: E731
     weight = [get(i, "n_items") * get(i, "exposures") for i in stages]
     pools = [get(i, "replay_n_items") * run["seq_len"] if get(i, "replay_fraction") else 0.0 for i in stages]
+    tokens = [max(get(i, "strategy_stored_tokens"), pools[i]) for i in stages]
     return {"extra_flops_ratio": sum(w * get(i, "strategy_flops_ratio") for i, w in enumerate(weight)) / max(sum(weight), 1),
             "state_floats_per_param": max(get(i, "strategy_state_floats") for i in stages) / run["n_params"],
-            "stored_tokens_count": max(max(get(i, "strategy_stored_tokens"), pools[i]) for i in stages)}
+            "stored_tokens_count": max(tokens),
+            "stored_bits": max(n * math.log2(run["vocab_size"]) + get(i, "strategy_stored_bits") for i, n in enumerate(tokens))}
 
 
 def _stages(run: Mapping[str, Any]) -> int:
