@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "spec": ["checked"],
     # what is run
     "sweep": ["spec"],
+    "controls": ["spec"],
     "accounting": ["spec"],
     "data": ["sweep", "accounting"],
     "models": ["sweep", "accounting"],

@@ -61,6 +61,7 @@ ANALYSES: dict[str, str] = {
     "recall_kept": "recall.kept",
     "recall_laws": "recall.laws",
     "recall_matched": "recall.matched",
+    "reexposure": "reexposure.analyse",
     "replay_forms": "early_stop.forms",
     "retention": "retention.analyse",
     "spacing": "recurrence.spacing",
