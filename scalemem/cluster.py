@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scalemem import execute, locking, orders
+from scalemem.durable import one_line
 from scalemem.orders import Entry, Order
 from scalemem.spec import RunSpec, SpecError, run_id
 from scalemem.store import Store, StoreError
@@ -138,6 +139,7 @@ def submit(order: Order, slurm: Slurm, count: int) -> None:
 
     Raises:
       SpecError: sbatch, or submitit, refuses.
+      StoreError: what jobs need cannot be written.
     """
     import submitit
 
@@ -156,6 +158,9 @@ def submit(order: Order, slurm: Slurm, count: int) -> None:
             executor = submitit.SlurmExecutor(order.path / "jobs")
             executor.update_parameters(**asked)
             executor.submit_array([orders.Job(str(order.store.path.resolve()), order.name)] * count)
+    except OSError as error:
+        with one_line(order.path):
+            raise error
     except Exception as error:  # submitit raises several kinds, with what sbatch wrote among them
         why = said.getvalue() if "error" in said.getvalue() else f"{type(error).__name__}: {error}"
         raise SpecError(f"--launcher slurm: the job was refused: {' '.join(why.split())[:400]}; change what is asked of Slurm") from None
@@ -302,6 +307,10 @@ class _Watch:
             return
         held = {key for lease in locking.leases(self.store.path / "leases") for key in lease["run_ids"]}
         free = [e for e in open_ if not held.intersection(e.run_ids)]
+        for job in mine:
+            if job["reason"] == "launch failed requeued held":  # a node did not start it: no fault of its own
+                with contextlib.suppress(OSError, subprocess.SubprocessError):
+                    orders.ask("scontrol", "release", job["job"])
         active = [job for job in mine if job["state"] != "COMPLETING"]
         room = min(-(-len(free) // order.tasks), self.slurm.array_limit - len(active))
         now = time.monotonic()

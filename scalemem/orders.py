@@ -263,9 +263,10 @@ def _take_one(order: Order, asked: list[int]) -> bool:
         event = worker.attempt(entry.pack(), order.store, order.how, order.devices, _tell, lambda: bool(asked), LEASE_WAIT_S, begin)
         if event["event"] in ("raised", "stopped"):
             print(event.get("log_tail", ""), flush=True)
-        if number and number[0] is not None:
-            order.end(entry, number[0], event)
-        elif event["event"] == "raised":  # the store itself cannot be used
+        tried, disk = number and number[0] is not None, bool(event.get("disk"))
+        if tried:
+            order.end(entry, number[0], {"event": "stopped"} if disk else event)  # type: ignore[arg-type]
+        if disk or (event["event"] == "raised" and not tried):  # the store itself cannot be used: that is not the pack's fault
             raise StoreError(event["reason"])
         if event["event"] != "held":
             return True

@@ -5,6 +5,7 @@ waited for, too.
 """
 
 import contextlib
+import functools
 import json
 import os
 import random
@@ -23,7 +24,7 @@ from conftest import make_pack, make_run
 from test_reliability import RUNS, content, undisturbed  # noqa: F401
 
 from scalemem import checkpoint, cli, cluster, execute, launch, locking, orders, worker
-from scalemem.durable import read_lines
+from scalemem.durable import DiskError, read_lines
 from scalemem.orders import Order
 from scalemem.spec import SpecError, run_id
 from scalemem.store import Store, StoreError
@@ -250,6 +251,20 @@ def test_a_job_takes_every_pack_that_is_free_and_is_queued_again_only_after_a_si
     assert len(store.finished()) == 2
 
 
+def test_a_full_disk_ends_the_job_and_is_not_the_packs_fault(store, monkeypatch):
+    def work(*_):
+        raise DiskError("store: the disk is full; free some space")
+
+    monkeypatch.setattr(execute, "work", work)
+    monkeypatch.setattr(orders.signal, "signal", lambda *_: None)
+    order = new_order(store)
+    for _ in range(orders.TRIES + 1):
+        with pytest.raises(StoreError, match="the disk is full"):
+            orders.serve(order)
+    assert set(order.states()[order.entries[0].id].values()) == {"stopped"}
+    assert store.failures() == {}
+
+
 def test_jobs_that_cannot_start_are_not_submitted_for_ever(store, fake):
     called = fake(sbatch="echo Submitted batch job 7; echo 'no python here' > $(dirname $1)/7_0_log.err")
     events = []
@@ -272,7 +287,7 @@ def test_a_local_launch_does_the_rest_and_waits_for_runs_that_jobs_hold(store, m
         return True
 
     monkeypatch.setattr(execute, "work", work)
-    monkeypatch.setattr(worker.attempt, "__defaults__", (*worker.attempt.__defaults__[:-2], 0.2, worker.attempt.__defaults__[-1]))
+    monkeypatch.setattr(worker, "attempt", functools.partial(worker.attempt, wait_s=0.2))
     held = store.lease([run_id(runs[0])])
     held.__enter__()
     threading.Timer(1.5, held.__exit__, (None, None, None)).start()
