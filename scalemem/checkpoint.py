@@ -10,6 +10,7 @@ Both JSON files are a line that carries its own checksum (`durable.checked_line`
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import shutil
@@ -113,14 +114,19 @@ class Writer:
             except BaseException as error:  # raised where the training is
                 self._error = error
 
-        self._thread = threading.Thread(target=write, name="checkpoint")
+        self._thread = threading.Thread(target=write, name="checkpoint", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
         """Until the last checkpoint is whole; DiskError if it could not be written."""
         if self._thread is not None:
             self._thread.join()
-        self._thread, error, self._error = None, self._error, None
+        self._thread = None
+        self.check()
+
+    def check(self) -> None:
+        """Raises DiskError if the last checkpoint could not be written; does not wait for it."""
+        error, self._error = self._error, None
         if error is not None:
             raise error
 
@@ -128,11 +134,9 @@ class Writer:
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
-        try:
-            self.wait()
-        except Exception:
-            if kind is None:  # else what was raised first is what counts
-                raise
+        if kind is None or issubclass(kind, Exception):  # else in a hurry
+            with contextlib.suppress(*() if kind is None else (Exception,)):  # what was raised first is what counts
+                self.wait()
 
 
 def _copy(states: Any) -> Any:

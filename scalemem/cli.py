@@ -47,10 +47,27 @@ def parser(laws: str = "") -> argparse.ArgumentParser:
         sub.add_argument("--scale", default="laptop", help="smoke, laptop, hour or gpu, as the study defines them (default: laptop)")
         sub.add_argument("--store", metavar="DIR", help="where results are kept (default: runs/NAME/store)")
 
-    def executing(sub: argparse.ArgumentParser) -> None:
+    def stepping(sub: argparse.ArgumentParser) -> None:
         running(sub)
-        sub.add_argument("--executor", default="auto", help="cpu (a pinned process a core), vmap, shard, or auto (default)")
+        sub.add_argument("--executor", default="auto",
+                         help="cpu (a pinned process a core), vmap, shard, fsdp (one model over all devices), or auto (default)")
+        sub.add_argument("--micro-batch", type=int, metavar="ROWS", help="most rows a forward pass; a step sums the gradients of as many passes as "
+                         "its batch needs (default: as suits the executor)")
+        sub.add_argument("--remat", action="store_true", help="compute each block again in the backward pass: less memory, a third more work")
+
+    def executing(sub: argparse.ArgumentParser) -> None:
+        stepping(sub)
         sub.add_argument("--workers", type=int, metavar="N", help="processes of the cpu executor (default: the cores there are)")
+        sub.add_argument("--keep-models", action="store_true",
+                         help="keep the final model of each run that finishes, as STORE/models/RUN_ID.safetensors (pip install 'scalemem[hf]')")
+        sub.add_argument("--checkpoint-at", default="", metavar="E,E",
+                         help="keep the states of training after so many exposures, or with `stages` at the end of each stage: 10,100,stages")
+        several = sub.add_argument_group("started as several processes", "by srun, mpirun or on a TPU slice they find one another, and each takes "
+                                         "packs of the same plan on its own devices; elsewhere, say in each:")
+        several.add_argument("--coordinator", metavar="HOST:PORT", help="where the first process listens")
+        several.add_argument("--processes", type=int, metavar="N", help="how many there are")
+        several.add_argument("--process-id", type=int, metavar="I", help="which this one is, from 0")
+        several.add_argument("--across-hosts", action="store_true", help="split each model over the devices of all processes instead")
         sub.add_argument("--launcher", choices=("local", "slurm"), default="local", help="this machine (default), or jobs of a Slurm cluster")
         jobs = sub.add_argument_group("with --launcher slurm", "Ctrl-C cancels the jobs, which checkpoint first; when this command is killed "
                                       "they go on, and the same command attaches to them.")
@@ -60,6 +77,7 @@ def parser(laws: str = "") -> argparse.ArgumentParser:
         jobs.add_argument("--gpus", type=int, metavar="N", help="of a job (default 0): vmap on one, shard on several")
         jobs.add_argument("--cpus", type=int, metavar="N", help="cores of a job (default 1); without GPUs a process on each")
         jobs.add_argument("--array-limit", type=int, metavar="N", help="most jobs at once (default 16)")
+        jobs.add_argument("--pack-size", type=int, metavar="N", help="runs of a pack on each GPU (default 64): no size can be tried from here")
         jobs.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE",
                           help="any other parameter of submitit (mem, qos, constraint, setup, signal_delay_s) or long option of sbatch; repeat")
 
@@ -91,7 +109,7 @@ def parser(laws: str = "") -> argparse.ArgumentParser:
     s.add_argument("--out", metavar="DIR", help="where the figure and result.json go (default: runs/NAME)")
     s.add_argument("--check", action="store_true", help="exit status 1 if a claim FAILS")
     command("studies", "the studies: name, source, claims, last verdicts")
-    running(command("plan", "runs, shapes, FLOPs and estimated time, before anything is spent", ("SIM", "a study, or a .py file with SWEEP")))
+    stepping(command("plan", "runs, shapes, FLOPs and estimated time, before anything is spent", ("SIM", "a study, or a .py file with SWEEP")))
     executing(command("run", "run what the store lacks; the same command goes on after a stop", ("SIM", "a study, or a .py file with SWEEP")))
     command("status", "done, running, diverged, failed, missing", ("STORE", "a store's directory"))
     s = command("fit", "fit a law to a store, CSV or Parquet table", ("SOURCE", "a store, .csv, .csv.gz or .parquet"))

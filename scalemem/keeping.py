@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from scalemem import export_model
 from scalemem.durable import StoreError, checked_line, one_line, read_lines, write_whole
-from scalemem.spec import SpecError
+from scalemem.spec import RunSpec, SpecError, run_id
+from scalemem.store import Store
 
 
 class Keep(NamedTuple):
@@ -80,9 +81,10 @@ def asked(store: Path) -> Keep:
     return Keep(records[0]["models"], tuple(records[0]["at"]), records[0]["stages"])
 
 
-def note(store: Path, keep: Keep, finished: Sequence[str]) -> str:
-    """One line on the finished runs whose models are not kept; empty if there are none."""
-    lacking = [key for key in finished if not export_model.path_of(store, key).exists()] if keep.models else []
+def note(store: Store, keep: Keep, runs: Sequence[RunSpec]) -> str:
+    """One line on those of `runs` that finished without their models being kept; empty if there are none."""
+    finished = store.finished() if keep.models else {}
+    lacking = [key for key in map(run_id, runs) if key in finished and not export_model.path_of(store.path, key).exists()]
     return (f"{len(lacking)} runs finished earlier without --keep-models ({lacking[0]}{', ...' if len(lacking) > 1 else ''}): their models are not "
             "kept, and they are not run again; give another --store to have them") if lacking else ""
 

@@ -66,9 +66,10 @@ def attempt(p: Pack, store: Store, how: str = "map", devices: int = 0, report: C
       begin: asked when the runs are held; if false, there is nothing to do.
     Returns:
       {"event": "done"}, {"event": "stopped"} as `stopping` asked, {"event": "held", "reason"} by another process, or {"event": "raised",
-      "reason", "log_tail"}.
+      "reason", "log_tail"}, with "disk": True where the store cannot be written.
     """
     from scalemem import execute, locking
+    from scalemem.durable import DiskError
 
     deadline = time.monotonic() + wait_s
     try:
@@ -93,7 +94,9 @@ def attempt(p: Pack, store: Store, how: str = "map", devices: int = 0, report: C
                 who = {f"process {w['pid']} on {w['host']}" for w in locking.leases(store.path / "leases") if held & set(w["run_ids"])}
                 return {"event": "held", "reason": f"{len(held)} runs are held by {', '.join(sorted(who)) or 'another process'}"}
             time.sleep(0.2)
-    except Exception as error:  # whatever JAX, a measure or the disk raises: the other packs go on
+    except DiskError as error:  # no other pack could be kept either
+        return {"event": "raised", "reason": str(error), "log_tail": traceback.format_exc()[-4000:], "disk": True}
+    except Exception as error:  # whatever JAX or a measure raises: the other packs go on
         return {"event": "raised", "reason": execute.reason(error), "log_tail": traceback.format_exc()[-4000:]}
 
 

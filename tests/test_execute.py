@@ -207,7 +207,7 @@ def test_checkpoints_of_every_moment_change_nothing(store, undisturbed):
     assert rows(store) == undisturbed
 
 
-def test_a_damaged_checkpoint_is_removed_and_its_work_done_again(store, undisturbed, caplog):
+def test_a_damaged_checkpoint_is_named_set_aside_and_its_work_done_again(store, undisturbed):
     p = make_pack(RUNS)
     calls = iter([False] * 3 + [True])
     assert not execute.work(p, store, stopping=lambda: next(calls))
@@ -220,8 +220,11 @@ def test_a_damaged_checkpoint_is_removed_and_its_work_done_again(store, undistur
             file.write_bytes(content)
             damaged += 1
     assert damaged
-    assert execute.work(execute.plan(RUNS, store)[0], store)
-    assert "damaged" in caplog.text
+    events = []
+    assert execute.work(execute.plan(RUNS, store)[0], store, report=events.append)
+    told = [e["text"] for e in events if e["event"] == "warning"]
+    assert "is damaged; moved to set-aside/checkpoint-" in told[0]
+    assert len(told) == len(list((store.path / "set-aside").iterdir())) == 1
     assert rows(store) == undisturbed
 
 
