@@ -7,6 +7,7 @@ accounting database is asked: what became of a pack is in the store, and which j
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import re
@@ -21,6 +22,7 @@ from typing import Any
 from scalemem import execute, locking, orders
 from scalemem.durable import one_line
 from scalemem.orders import Entry, Order
+from scalemem.pack import Pack
 from scalemem.spec import RunSpec, SpecError, run_id
 from scalemem.store import Store, StoreError
 from scalemem.worker import Interrupted
@@ -47,10 +49,11 @@ class Slurm:
     gpus: int = 0  # of a job
     cpus: int = 1  # cores of a job; without GPUs there is a process on each
     array_limit: int = 16  # most jobs at once
+    pack_size: int = 64  # runs of a pack on a GPU: where packs are planned there may be none to try sizes on
     more: Mapping[str, str] = field(default_factory=dict)  # submitit's parameters, or long options of sbatch
 
     def __post_init__(self) -> None:
-        for name, least in (("gpus", 0), ("cpus", 1), ("array_limit", 1)):
+        for name, least in (("gpus", 0), ("cpus", 1), ("array_limit", 1), ("pack_size", 1)):
             if getattr(self, name) < least:
                 raise SpecError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}; raise it")
         if self.time is not None and not _TIME.fullmatch(self.time):
@@ -71,9 +74,9 @@ class Slurm:
 
     def how(self, executor: str) -> tuple[str, int]:
         """(executor of a pack, devices): on CPUs a process a core, on a GPU vmap, on several shard; "vmap" is a process a GPU."""
-        if executor == "cpu" or (executor == "auto" and not self.gpus):
-            return "map", 0
-        return ("shard", max(1, self.gpus)) if executor == "shard" or (executor == "auto" and self.gpus > 1) else ("vmap", 0)
+        if executor == "auto":
+            executor = "shard" if self.gpus > 1 else "vmap" if self.gpus else "cpu"
+        return ("map" if executor == "cpu" else executor, 0 if executor in ("cpu", "vmap") else max(1, self.gpus))
 
     def tasks(self, how: str) -> int:
         """Processes of a job, each of which takes packs."""
@@ -179,23 +182,32 @@ def cancel(order: Order, states: Sequence[str] = ()) -> None:
             orders.ask("scancel", "--name", PREFIX + order.name, *(["--state", state] if state else []))
 
 
-def run(runs: Sequence[RunSpec], store: Store, how: str, devices: int, slurm: Slurm, report: Report, stopping: Callable[[], int]) -> None:
+def run(runs: Sequence[RunSpec], store: Store, how: str, devices: int, slurm: Slurm, report: Report, stopping: Callable[[], int],
+        micro_batch: int = 0, remat: bool = False) -> None:
     """Runs what the store lacks as jobs, and returns when none of its packs is open.
 
+    Args:
+      runs, store, report: as for `launch.run`.
+      how, devices, micro_batch, remat: as for `execute.plan`.
+      slurm: what jobs ask for.
+      stopping: asked now and then; gives the signal that asks to stop, or 0.
     Raises:
       SpecError: jobs cannot be submitted.
       StoreError: another launcher submits jobs for this store, or Slurm does not answer at first.
       Interrupted: SIGINT, after the jobs have been cancelled, with checkpoints; or SIGTERM, and the jobs go on.
     """
     with locking.exclusive(store.path / "lock-slurm"):
-        _Watch(runs, store, how, devices, slurm, report).until_settled(stopping)
+        sizes = None if how == "map" else lambda members, _: min(len(members), slurm.pack_size * max(1, devices))
+        plan = functools.partial(execute.plan, runs, store, how, max(1, devices), micro_batch, remat, sizes)
+        _Watch(runs, store, how, devices, slurm, report, plan).until_settled(stopping)
 
 
 class _Watch:
     """What one launcher sees and does."""
 
-    def __init__(self, runs: Sequence[RunSpec], store: Store, how: str, devices: int, slurm: Slurm, report: Report):
-        self.runs, self.store, self.how, self.devices, self.slurm, self.report = runs, store, how, devices, slurm, report
+    def __init__(self, runs: Sequence[RunSpec], store: Store, how: str, devices: int, slurm: Slurm, report: Report,
+                 plan: Callable[[], list[Pack]]):
+        self.plan, self.runs, self.store, self.how, self.devices, self.slurm, self.report = plan, runs, store, how, devices, slurm, report
         self.wanted = set(map(run_id, runs))
         self.finished, self.failures = store.finished(), {key: f["time"] for key, f in store.failures().items()}
         self.free_since: dict[str, float] = {}
@@ -225,7 +237,7 @@ class _Watch:
                 if any(self.wanted.intersection(e.run_ids) for e in entries):
                     living.append(order)
         left = {run_id(run) for run in self.store.missing(self.runs)} - covered
-        packs = [p for p in execute.plan(self.runs, self.store, self.how, max(1, self.devices)) if left.intersection(map(run_id, p.runs))]
+        packs = [p for p in self.plan() if left.intersection(map(run_id, p.runs))]
         if packs:
             living.append(Order.write(self.store, packs, self.how, self.devices, self.slurm.tasks(self.how)))
         return living
@@ -301,7 +313,7 @@ class _Watch:
         """Submits jobs for packs that nobody works on, and gives packs up that no job can even start."""
         if (order.how, order.devices, order.tasks) != (self.how, self.devices, self.slurm.tasks(self.how)):
             if not mine:  # of an earlier command that asked for other jobs; these have ended
-                packs = execute.plan(self.runs, self.store, self.how, max(1, self.devices))
+                packs = self.plan()
                 self.orders[self.orders.index(order)] = Order.write(self.store, packs, self.how, self.devices, self.slurm.tasks(self.how))
                 order.remove()
             return

@@ -89,6 +89,7 @@ def test_times_are_those_of_sbatch(text, minutes):
 @pytest.mark.parametrize(("slurm", "executor", "how", "tasks"), [
     (cluster.Slurm(cpus=4), "auto", ("map", 0), 4), (cluster.Slurm(gpus=1, cpus=4), "auto", ("vmap", 0), 1),
     (cluster.Slurm(gpus=8), "auto", ("shard", 8), 1), (cluster.Slurm(gpus=8), "vmap", ("vmap", 0), 8), (cluster.Slurm(), "vmap", ("vmap", 0), 1),
+    (cluster.Slurm(gpus=8), "fsdp", ("fsdp", 8), 1), (cluster.Slurm(gpus=8, cpus=2), "cpu", ("map", 0), 2),
 ])
 def test_the_executor_is_that_of_the_jobs_node(slurm, executor, how, tasks):
     assert slurm.how(executor) == how
