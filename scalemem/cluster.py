@@ -31,7 +31,7 @@ Report = Callable[[dict[str, Any]], None]
 
 PREFIX = "scalemem-"  # of the names of jobs; the order's name follows
 POLL_S = float(os.environ.get("SCALEMEM_POLL_S", 5.0))  # how often the store and Slurm are looked at
-GRACE_S = 60.0  # how long a pack may be free while jobs run, before another job is submitted for it
+GRACE_S = 60.0  # how long a pack may be free while jobs start or end, before another job is submitted for it
 LEAVE_S = 30.0  # after Ctrl-C, how long jobs may take to checkpoint
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
@@ -327,7 +327,7 @@ class _Watch:
         room = min(-(-len(free) // order.tasks), self.slurm.array_limit - len(active))
         now = time.monotonic()
         since = self.free_since.setdefault(order.name, now) if free else self.free_since.pop(order.name, now)
-        if room < 1 or any(job["state"] != "RUNNING" for job in active) or (active and now - since < GRACE_S) or (mine and not active):
+        if room < 1 or any(job["state"] != "RUNNING" for job in active) or (mine and now - since < GRACE_S):
             return
         tried = sum(map(len, order.states().values()))
         if not active and order.name in self.tries:  # a job that ends without a try could not start
