@@ -30,12 +30,12 @@ Curves = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]  # run_id -> ta
 Told = Callable[[str], None]
 
 
-def _checkpointer(together: bool):
-    """Orbax's; `together`: all processes write one checkpoint. Otherwise no process waits for another."""
+def _checkpointer():
+    """Orbax's, for this process: where there are several, none waits for another."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # what goes wrong is raised, too
     import orbax.checkpoint as ocp
 
-    if together or jax.process_count() == 1:
+    if jax.process_count() == 1:
         return ocp.Checkpointer(ocp.StandardCheckpointHandler())
     own = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}")
@@ -55,19 +55,16 @@ def save(folder: Path, epoch: int, states: Any, curves: Curves, pack: dict[str, 
     Args:
       folder: the pack's own.
       epoch: epochs completed; names the checkpoint.
-      states: pytree of arrays.
+      states: pytree of arrays, all of which this process holds.
       curves: what has been measured on the way.
       pack: what `load_pack` gives back.
     Raises:
       DiskError: it cannot be written; older ones are as they were.
     """
-    together = not all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(states))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _checkpointer(together) as checkpointer:
+        with _checkpointer() as checkpointer:
             checkpointer.save((folder / str(epoch)).resolve(), states, force=True)
-        if together and jax.process_index():
-            return
         content, index = _packed(curves)
         write_whole(folder / f"{epoch}.curves", content, sync_dir=False)
         line = checked_line(pack)
@@ -105,7 +102,7 @@ class Writer:
           DiskError: the one before could not be written.
         """
         self.wait()
-        copied = _copy(states)
+        copied = jax.tree.map(np.array, states)
         so_far = {run: {name: list(blocks) for name, blocks in tables.items()} for run, tables in curves.items()}
 
         def write() -> None:
@@ -137,13 +134,6 @@ class Writer:
         if kind is None or issubclass(kind, Exception):  # else in a hurry
             with contextlib.suppress(*() if kind is None else (Exception,)):  # what was raised first is what counts
                 self.wait()
-
-
-def _copy(states: Any) -> Any:
-    """The states in memory that no later step takes: of the host, or of the devices where one process does not hold them all."""
-    if all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(states)):
-        return jax.tree.map(np.array, states)
-    return jax.jit(lambda tree: jax.tree.map(jax.numpy.copy, tree))(states)
 
 
 def _packed(curves: Curves) -> tuple[bytes, list[Any]]:
@@ -218,8 +208,8 @@ def _say(text: str) -> None:
     logging.getLogger("scalemem").warning(text)
 
 
-def load(folder: Path, like: Callable[[int], Any], aside: Path | None = None, told: Told = _say,
-         together: bool = False) -> tuple[int, Any, dict[str, dict[str, list[Any]]]] | None:
+def load(folder: Path, like: Callable[[int], Any], aside: Path | None = None,
+         told: Told = _say) -> tuple[int, Any, dict[str, dict[str, list[Any]]]] | None:
     """(epoch, states, curves) of the newest whole checkpoint, or None; a damaged one is named and set aside, and an older one tried.
 
     Args:
@@ -227,7 +217,6 @@ def load(folder: Path, like: Callable[[int], Any], aside: Path | None = None, to
       like: of an epoch, the pytree of jax.ShapeDtypeStruct that says what the states must be.
       aside: the folder to which damaged ones are moved; None removes them.
       told: is given a line on each damaged one.
-      together: all processes read one checkpoint.
     """
     for epoch in reversed(epochs(folder)):
         try:
@@ -235,7 +224,7 @@ def load(folder: Path, like: Callable[[int], Any], aside: Path | None = None, to
             for name, seal in sealed["files"].items():
                 if not (folder / name).is_file() or _seal(folder / name) != seal:
                     raise ValueError(f"{name} is damaged")
-            with _checkpointer(together) as checkpointer:
+            with _checkpointer() as checkpointer:
                 states = checkpointer.restore((folder / str(epoch)).resolve(), like(epoch))
             return epoch, states, _unpacked((folder / f"{epoch}.curves").read_bytes(), sealed["curves"])
         except Exception as error:  # Orbax raises many kinds for damage; whichever it is, the run is done again from further back

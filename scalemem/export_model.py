@@ -82,6 +82,7 @@ def load(path: str | os.PathLike[str]) -> tuple[RunSpec, Any]:
     from safetensors import SafetensorError, deserialize
 
     from scalemem import models
+    from scalemem.models import prompts
 
     path = Path(path)
     with one_line(path):
@@ -95,7 +96,7 @@ def load(path: str | os.PathLike[str]) -> tuple[RunSpec, Any]:
         run = from_dict(RunSpec, json.loads(meta["spec"]))
         if run_id(run) != meta["run_id"]:
             raise ValueError("its spec is of another run")
-        like = jax.eval_shape(lambda: models.init(run.model, jax.random.key(0)))
+        like = jax.eval_shape(lambda: models.init(run.model, jax.random.key(0)) | prompts.beside(run))
         flat = {name: np.frombuffer(found[name]["data"], jnp.dtype(leaf.dtype)).reshape(leaf.shape) for name, leaf in _named(like).items()}
     except (SafetensorError, SpecError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
         raise StoreError(f"{path}: damaged, or no model of scalemem ({(str(error).splitlines() or ['?'])[0]:.80}); "
