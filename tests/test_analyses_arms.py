@@ -95,5 +95,8 @@ def test_frontier_by_hand():
     np.testing.assert_allclose([made[n]["gained_kept_fraction"] for n in ends], [0, 0.5, 0.2], atol=1e-12)
     np.testing.assert_allclose([made[n]["compute_ratio"] for n in ends], [1, 1, 1.5])
     np.testing.assert_allclose([made[n]["strength"] for n in ends], [0, 0.5, 0])
+    before = [row | {"stage": 0, "stage_step": 9, "recalled": 0.25} for row in items if row["source"] == "stage0"]
+    again = analyses.run("frontier", found | {"facts": pa.Table.from_pylist(before + items)}, {}).to_pylist()
+    assert {row["old_before_fraction"] for row in again} == {0.25}  # at the end of the stage before, where that was measured
     with pytest.raises(RowsError, match="no row of source 'stage7'"):
         arms.frontier(found | {"facts": pa.Table.from_pylist(items)}, old="stage7")

@@ -192,6 +192,8 @@ def test_only_the_pool_moves_and_the_next_stage_goes_on_with_it(kind):
             assert np.any(moved[task]["general"])
             assert [bool(np.any(x)) for x in moved[task]["keys"]] == [m == task for m in range(4)]
             assert [bool(np.any(moved[task]["expert"][:, m])) for m in range(4)] == [m == task for m in range(4)]
+    same = lambda tree: jax.tree.map(lambda x: (np.shape(x), str(x.dtype)), tree)  # noqa: E731
+    assert same(end["prompts"]) == same(prompts.beside(run)["prompts"])  # as a saved model is read back
     assert sum(x.size for x in states[2].params.values()) == trainable.n_trained(SMALL, run.stages[1])
 
 

@@ -103,8 +103,9 @@ def frontier(tables: Mapping[str, pa.Table], *, table: str = "facts", value: str
              stage: int = 1) -> pa.Table:
     """A row a run of old knowledge, then new: what is kept of the old and learned of the new, and how far above the straight line of doing less.
 
-    kept_fraction is the score on old items at the end of the stage over that before its first step; learned_fraction the score on new items at its
-    end. Plain tuning ends at (learned_0, kept_0), no tuning at (0, 1), and what lies on the line between them could be had by tuning less:
+    kept_fraction is the score on old items at the end of the stage over that at the end of the stage before (before its own first step where that was
+    not measured: prompts change a model before they are trained); learned_fraction the score on new items at its end. Plain tuning ends at
+    (learned_0, kept_0), no tuning at (0, 1), and what lies on the line between them could be had by tuning less:
 
         above_line_fraction = kept - 1 - (kept_0 - 1) learned / learned_0,
 
@@ -122,7 +123,7 @@ def frontier(tables: Mapping[str, pa.Table], *, table: str = "facts", value: str
       SpecError: no such table. RowsError: a run without rows of a source.
     """
     items = panels.table_of(tables, table, f"stage == {stage}")
-    about = panels.runs(tables)
+    about, earlier = panels.runs(tables), _ends(panels.table_of(tables, table), value, old, stage - 1)
     rows: list[dict[str, Any]] = []
     for key, part in panels.by(items, ["run_id", "seed", "n_params"]):
         run = about.get(key["run_id"])
@@ -140,8 +141,9 @@ def frontier(tables: Mapping[str, pa.Table], *, table: str = "facts", value: str
         strength = next((v for v in (get("strategy_strength"), get("replay_fraction"), get("rank")) if v is not None), 0.0)
         work = get("n_items") * get("exposures") * (1 + (get("strategy_flops_ratio") or 0.0))
         first, last = step.min(), step.max()
-        rows.append({**key, "strategy": name_of(run), "strength": float(strength), "kept_fraction": mean(old, last) / max(mean(old, first), 1e-9),
-                     "learned_fraction": mean(new, last), "old_before_fraction": mean(old, first), **costs(run), "work": work})
+        before = earlier.get(key["run_id"], mean(old, first))
+        rows.append({**key, "strategy": name_of(run), "strength": float(strength), "kept_fraction": mean(old, last) / max(before, 1e-9),
+                     "learned_fraction": mean(new, last), "old_before_fraction": before, **costs(run), "work": work})
     plain = {(row["seed"], row["n_params"]): row for row in rows if row["strategy"] == NONE}
     nothing = {"kept_fraction": math.nan, "learned_fraction": math.nan}
     works = {key: row["work"] for key, row in plain.items()}
@@ -155,3 +157,15 @@ def frontier(tables: Mapping[str, pa.Table], *, table: str = "facts", value: str
     if not rows:
         raise RowsError(f"table {table!r}: no run of its rows has finished; run the sweep")
     return panels.rows(rows, tuple(rows[0]))
+
+
+def _ends(items: pa.Table, value: str, source: str, stage: int) -> dict[str, float]:
+    """The mean score of a source at the end of a stage, by run; of runs that were measured there."""
+    found = {}
+    at, of = panels.number(items, "stage"), np.array(items["source"].to_pylist())
+    chosen = items.filter((at == stage) & (of == source))
+    if chosen.num_rows:
+        for key, part in panels.by(chosen, ["run_id"]):
+            step = panels.number(part, "stage_step")
+            found[key["run_id"]] = float(panels.number(part, value)[step == step.max()].mean())
+    return found

@@ -29,7 +29,7 @@ from scalemem import models
 from scalemem.models import Params
 from scalemem.models.gpt import GPT
 from scalemem.models.layers import Attention
-from scalemem.spec import ModelSpec, StrategySpec
+from scalemem.spec import ModelSpec, RunSpec, StrategySpec
 
 KINDS = ("l2p", "dualprompt", "coda_prompt")
 
@@ -75,6 +75,15 @@ def start(model: ModelSpec, strategy: StrategySpec, key: jax.Array) -> dict[str,
             draw = draw / jnp.linalg.norm(draw, axis=-1, keepdims=True) if name == "keys" else model.init_std * draw
         pool[name] = draw
     return pool
+
+
+def beside(run: RunSpec) -> dict[str, Any]:
+    """What the weights of a finished run have beside those of its model: {"prompts": arrays of their shapes} where its last stage trains prompts."""
+    strategy = run.stages[-1].strategy
+    if run.stages[-1].trains != "prompts" or strategy is None:
+        return {}
+    return {"prompts": {strategy.name: {name: jnp.zeros(size) for name, size in shape(run.model, strategy).items()},
+                        "learned": jnp.int32(0), "setting": jnp.int32(0)}}
 
 
 def n_params(model: ModelSpec, strategy: StrategySpec) -> int:

@@ -82,7 +82,7 @@ def begin(ctx: Context, trained: Any, before: Any) -> dict[str, Any]:
 def batch_loss(ctx: Context, trained: Any, memory: Any, tokens: jax.Array, weights: jax.Array) -> jax.Array:
     """strength times the objective's loss of the upper layers on replayed features, one old item for each row of the batch, drawn with replacement.
 
-    The draw is made from the bits of the weights and of the batch: a new one at every step, and the same one if the step is made again. The source
+    The draw is made from the bits of the weights and of the row: a new one at every step, and the same one if the step is made again. The source
     replays 50 features for each new item of a stream that is read once, and mixes features and crops images, which is not here.
     """
     rows = drawn(ctx, trained, tokens, len(memory["tokens"]))
@@ -94,11 +94,14 @@ def batch_loss(ctx: Context, trained: Any, memory: Any, tokens: jax.Array, weigh
 
 
 def drawn(ctx: Context, trained: Any, tokens: Int[Array, "B S"], stored: int) -> Int[Array, " B"]:
-    """Which stored item each row of a batch is joined by."""
-    bits = tokens.astype(jnp.uint32).sum(dtype=jnp.uint32)
+    """Which stored item each row of a batch is joined by: from the row's tokens and the weights, not from what else is in the pass."""
+    bits = jnp.uint32(0)
     for leaf in jax.tree.leaves(trained):
         bits = bits * 31 + lax.bitcast_convert_type(lax.stop_gradient(leaf).astype(jnp.float32), jnp.uint32).sum(dtype=jnp.uint32)
-    return jax.random.randint(jax.random.fold_in(jax.random.fold_in(ctx.key, _DRAW), bits), (len(tokens),), 0, stored)
+    key = jax.random.fold_in(jax.random.fold_in(ctx.key, _DRAW), bits)
+    places = (2 * jnp.arange(tokens.shape[1], dtype=jnp.uint32) + 1) * jnp.uint32(0x9E3779B9)
+    row = (tokens.astype(jnp.uint32) * places | 1).sum(-1, dtype=jnp.uint32)
+    return jax.vmap(lambda own: jax.random.randint(jax.random.fold_in(key, own), (), 0, stored))(row)
 
 
 def after(ctx: Context, old: Any, new: Any, memory: Any, grads: Any, step: Any) -> tuple[Any, Any]:
