@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import socket
+import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from scalemem.durable import StoreWarning, checked_line, read_lines, write_whole
+
+QUIET_S = 900.0  # a manifest of another host that has not grown for this long has no writer
 
 
 @dataclass(frozen=True)
@@ -71,15 +75,42 @@ class Manifests:
                 for number in self._read[path][2]:
                     warnings.warn(f"{path}, line {number}: corrupted; the runs that it lists count as missing "
                                   "and will be run again", StoreWarning, stacklevel=4)
+                if _torn(path) and not _writer_lives(path):
+                    warnings.warn(f"{path}: ends within a line, for its writer was killed or it was cut; the runs that it listed there count "
+                                  "as missing and will be run again", StoreWarning, stacklevel=4)
             found[path] = self._read[path][1]
         return found
 
     def repair(self, aside: Path) -> None:
-        """Copies every manifest with corrupted lines to `aside` and keeps its good lines."""
+        """Copies every manifest with corrupted lines, or that ends within one, to `aside` and keeps its good lines; but none that is written to."""
         for path in self.records():
-            if self._read[path][2]:
+            own = path.stem.rsplit("-", 2)[:2] == [socket.gethostname(), str(os.getpid())]
+            if (self._read[path][2] or _torn(path)) and (own or not _writer_lives(path)):
                 write_whole(aside / path.name, path.read_bytes())
                 write_whole(path, b"".join(map(checked_line, self._read[path][1])))
+                if not self._read[path][1]:
+                    path.unlink()
+
+
+def _torn(path: Path) -> bool:
+    """Whether a manifest does not end with a line; who writes one may be about to end it."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        return size == 0 or (file.seek(size - 1), file.read(1))[1] != b"\n"
+
+
+def _writer_lives(path: Path) -> bool:
+    """Whether the process that appends to a manifest, which is named in its name, may still do so."""
+    host, pid, _ = (path.stem.rsplit("-", 2) + ["", ""])[:3]
+    if host != socket.gethostname() or not pid.isdecimal():
+        return time.time() - path.stat().st_mtime < QUIET_S
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # of another user
+    return True
 
 
 def digest(content: bytes | memoryview) -> str:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import socket
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from scalemem.durable import StoreError, one_line
+from scalemem.durable import StoreError, StoreWarning, checked_line, one_line, read_lines
 
 STALE_S = 900.0  # a lease of another host without a heartbeat for this long has died
+UNKNOWN = 0  # the pid of a living process whose lease is damaged
 
 _held: set[int] = set()  # file descriptors of our locks; a forked child closes its copies, which would keep them alive
 
@@ -55,8 +56,7 @@ def exclusive(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
                     raise StoreError(f"{path.parent}: {_describe(_read(path))}; wait for it or end it, "
                                      "then run the same command again")
                 time.sleep(0.01)
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, json.dumps(_self()).encode(), 0)
+            _put(fd, checked_line(_self()))
         yield
     finally:
         _release(fd)
@@ -68,11 +68,15 @@ class Lease:
 
     run_ids: tuple[str, ...]
     path: Path
+    fd: int
+    content: bytes
 
     def beat(self) -> None:
-        """Renews the heartbeat, which is the modification time of the lease's file."""
+        """Renews the heartbeat, which is the modification time of the lease's file, and its content, should that be damaged."""
         with one_line(self.path):
             os.utime(self.path)
+            if os.pread(self.fd, len(self.content) + 1, 0) != self.content:
+                _put(self.fd, self.content)
 
 
 @contextlib.contextmanager
@@ -86,15 +90,19 @@ def lease(folder: Path, run_ids: Iterable[str]) -> Iterator[Lease]:
     Returns:
       A context with the Lease; its `run_ids` are what was granted, in the order asked, perhaps none.
     """
-    path, temporary = folder / f"{secrets.token_hex(8)}.json", folder / f".tmp-{secrets.token_hex(8)}"
+    name, temporary = f"{socket.gethostname()}-{secrets.token_hex(8)}.json", folder / f".tmp-{secrets.token_hex(8)}"
+    path = folder / name  # the host is in it, so that it is known whether who wrote it lives, whatever has become of the content
     with one_line(folder), exclusive(folder / "lock", wait_s=30.0):
-        taken = {run_id for content in leases(folder, remove_dead=True) for run_id in content["run_ids"]}
-        granted = tuple(run_id for run_id in dict.fromkeys(run_ids) if run_id not in taken)
+        living = leases(folder, remove_dead=True)
+        taken = {run_id for content in living for run_id in content["run_ids"]}
+        unsure = any(content["pid"] == UNKNOWN for content in living)  # whichever runs they hold
+        granted = tuple(run_id for run_id in dict.fromkeys(run_ids) if run_id not in taken and not unsure)
+        content = checked_line({**_self(), "run_ids": granted})
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         _held.add(fd)
         try:  # locked before it has its name, so nobody sees it unlocked while we live
             _try_lock(fd)
-            os.pwrite(fd, json.dumps({**_self(), "run_ids": granted}).encode(), 0)
+            os.pwrite(fd, content, 0)
             os.rename(temporary, path)
         except BaseException:
             _release(fd)
@@ -102,7 +110,7 @@ def lease(folder: Path, run_ids: Iterable[str]) -> Iterator[Lease]:
                 os.unlink(temporary)
             raise
     try:
-        yield Lease(granted, path)
+        yield Lease(granted, path, fd, content)
     finally:
         if fd in _held:
             with contextlib.suppress(OSError):
@@ -111,14 +119,32 @@ def lease(folder: Path, run_ids: Iterable[str]) -> Iterator[Lease]:
 
 
 def leases(folder: Path, *, remove_dead: bool = False) -> list[dict[str, Any]]:
-    """What living processes have claimed: dicts with host, pid, since, run_ids and beat (seconds since the epoch)."""
+    """What living processes have claimed: dicts with host, pid, since, run_ids and beat (seconds since the epoch).
+
+    Args:
+      folder: where leases are kept.
+      remove_dead: removes those of dead processes; a damaged one is moved to `set-aside` beside the folder.
+
+    Warns:
+      StoreWarning: a lease is damaged. If its process lives, its pid is UNKNOWN and its runs are not known until it beats.
+    """
     living = []
     for path in sorted(folder.glob("*.json")):
-        content = _read(path)
-        if content and _alive(path, content):
-            living.append({**content, "beat": path.stat().st_mtime})
-        elif remove_dead:
+        content, host = _read(path), path.name.rpartition("-")[0] or socket.gethostname()
+        alive, aside = _alive(path, {"host": host, **content}), ""
+        if alive:
+            with contextlib.suppress(FileNotFoundError):
+                unknown = {"host": host, "pid": UNKNOWN, "since": path.stat().st_mtime, "run_ids": []}
+                living.append({**(content or unknown), "beat": path.stat().st_mtime})
+        elif remove_dead and content:
             path.unlink(missing_ok=True)
+        elif remove_dead and path.exists():
+            (folder.parent / "set-aside").mkdir(exist_ok=True)
+            path.rename(folder.parent / "set-aside" / path.name)
+            aside = ", moved to set-aside/"
+        if not content and path.exists() | bool(aside):
+            warnings.warn(f"{path}: damaged{aside}; " + ("its process lives and writes it again soon" if alive else
+                          "its process has ended, and its runs are free"), StoreWarning, stacklevel=3)
     return living
 
 
@@ -167,12 +193,18 @@ def _job() -> tuple[str, int]:
     return os.environ.get("SLURM_JOB_ID", ""), int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
+def _put(fd: int, content: bytes) -> None:
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, content, 0)
+
+
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-        return content if isinstance(content, dict) and {"host", "pid", "since"} <= content.keys() else {}
-    except (OSError, ValueError):
-        return {}
+    """Who wrote a lock or lease; {} if it is damaged."""
+    with contextlib.suppress(OSError):
+        records, corrupted = read_lines(path)
+        if len(records) == 1 and not corrupted:
+            return records[0]
+    return {}
 
 
 def _describe(content: dict[str, Any]) -> str:

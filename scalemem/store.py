@@ -83,8 +83,7 @@ class Store:
         Raises:
           StoreError: nothing there, not a store, or written by a newer version.
         """
-        path = Path(path)
-        meta = path / "store.json"
+        path, meta = Path(path), Path(path) / "store.json"
         with one_line(path):
             if path.exists() and not path.is_dir():
                 raise StoreError(f"{path}: a file, not a store; name a directory")
@@ -92,17 +91,15 @@ class Store:
                 path.mkdir(parents=True, exist_ok=True)
                 foreign = [name for name in os.listdir(path) if not name.startswith(".")]
                 if foreign and not meta.exists():
-                    raise StoreError(f"{path}: not a store (it holds {foreign[0]} and no store.json); "
-                                     "name an empty or a new directory")
+                    raise StoreError(f"{path}: not a store (it holds {foreign[0]} and no store.json); name an empty or a new directory")
                 write_whole(meta, json.dumps({"scalemem_store": FORMAT}).encode() + b"\n")
             if not meta.exists():
                 what = "not a store (no store.json in it)" if path.exists() else "no such store"
                 raise StoreError(f"{path}: {what}; check the path, or make one with scalemem run SIM --store {path}")
-            try:
-                found = json.loads(meta.read_bytes())["scalemem_store"]
-            except (ValueError, KeyError, TypeError):
-                raise StoreError(f"{meta}: damaged; restore it as {{\"scalemem_store\": {FORMAT}}}") from None
-            if not isinstance(found, int) or found > FORMAT:
+            found = _format(meta.read_bytes())
+            if found < 1:
+                raise StoreError(f"{meta}: damaged; restore it as {{\"scalemem_store\": {FORMAT}}}")
+            if found > FORMAT:
                 raise StoreError(f"{path}: store format {found}, this version reads up to {FORMAT}; upgrade scalemem")
             for name in _FOLDERS:
                 with contextlib.suppress(OSError):  # a store that is only read may be read-only
@@ -293,9 +290,8 @@ class Store:
             return {**{name: len(keys) for name, keys in lists.items()}, "total": sum(map(len, lists.values()))}
 
         lists = sorted_by_state(running.union(finished, failures, *asked.values()))
-        return {"store": str(self.path), "counts": counts(lists), "run_ids": lists,
-                "sweeps": {name: counts(sorted_by_state(keys)) for name, keys in asked.items()},
-                "failures": failures, "workers": workers}
+        sweeps = {name: counts(sorted_by_state(keys)) for name, keys in asked.items()}
+        return {"store": str(self.path), "counts": counts(lists), "run_ids": lists, "sweeps": sweeps, "failures": failures, "workers": workers}
 
     def export(self, out: str | os.PathLike[str], table: str = "runs") -> None:
         """Writes a table to a .csv or .parquet file, whole or not at all.
@@ -305,8 +301,7 @@ class Store:
         """
         out = Path(out)
         if out.suffix not in (".csv", ".parquet"):
-            raise StoreError(f"{out}: cannot write {out.suffix or 'a file without suffix'}; legal: .csv, .parquet; "
-                             "name the file with one of these")
+            raise StoreError(f"{out}: cannot write {out.suffix or 'a file without suffix'}; legal: .csv, .parquet; name the file with one of these")
         content = columnar.to_bytes(self.table(table), out.suffix)
         with one_line(out):
             write_whole(out, content)
@@ -373,6 +368,13 @@ class Store:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def _format(content: bytes) -> int:
+    """The format that a store.json names; 0 if it is damaged."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return int.__index__(json.loads(content)["scalemem_store"])
+    return 0
+
+
 def _legal(name: str, what: str) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise StoreError(f"{what} {str(name)[:80]!r}: must be 1 to 128 letters, digits, dots, dashes or underscores; rename it")
@@ -387,13 +389,11 @@ def _checked(table: str, rows: Any) -> Any:
     for number, key in enumerate(columnar.run_ids(rows)):
         if not isinstance(key, str) or not key:
             number = list(rows.get("run_id", [key])).index(key) if isinstance(rows, columnar.Block) else number
-            raise StoreError(f"table {table}, row {number}: run_id = {str(key)[:80]!r}; must be a string; "
-                             "set it to run_id(run)")
+            raise StoreError(f"table {table}, row {number}: run_id = {str(key)[:80]!r}; must be a string; set it to run_id(run)")
         if table == "runs":
             row = rows[number]
             if row.get("status") not in STATUSES:
-                raise StoreError(f"table runs, row {number}: status = {str(row.get('status'))[:80]!r}; "
-                                 f"must be {' or '.join(STATUSES)}; set it")
+                raise StoreError(f"table runs, row {number}: status = {str(row.get('status'))[:80]!r}; must be {' or '.join(STATUSES)}; set it")
             if key in seen:
                 raise StoreError(f"table runs, row {number}: run_id {key} twice; one row a run; drop one")
             seen.add(key)
