@@ -160,7 +160,7 @@ def _context(shape: Shape, k: Knobs, rest: Any) -> Context:
     """What the strategy of a stage sees."""
     stage, forward, data_key = shape.run.stages[0], models.apply(shape.run.model, remat=shape.remat), key(k["seed"], "data")
     joined = lambda trained: trainable.join(stage, trained, rest, training=True)  # noqa: E731
-    return Context(shape.run, lambda trained, tokens: forward(joined(trained), tokens), objectives.get(stage.objective),
+    return Context(shape.run, forward.after(joined, halves=stage.trains != "prompts"), objectives.get(stage.objective),
                    lambda index: data.items(shape.run, data_key, index), k, _key(k, "strategy"), joined)
 
 

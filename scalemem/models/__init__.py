@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -54,23 +55,49 @@ def init(spec: ModelSpec, key: jax.Array) -> Params:
     return nnx.to_pure_dict(nnx.from_flat_state(flat))
 
 
-def apply(spec: ModelSpec, *, remat: bool = False) -> Callable[[Params, jax.Array], jax.Array]:
+@dataclass(frozen=True)
+class Forward:
+    """(weights, tokens [B, T]) -> logits [B, T, V]; and its two halves, for losses that never hold all logits at once."""
+
+    whole: Callable[[Params, jax.Array], jax.Array]
+    features: Callable[[Params, jax.Array], jax.Array] | None = None  # (weights, tokens [B, T]) -> [B, T, D]; None: it has no halves
+    head: Callable[[Params, jax.Array], jax.Array] | None = None  # (weights, features [N, D]) -> logits [N, V]
+
+    def __call__(self, params: Params, tokens: jax.Array) -> jax.Array:
+        return self.whole(params, tokens)
+
+    def after(self, first: Callable[[Any], Params], halves: bool = True) -> Forward:
+        """The same, of the weights that `first` makes of what is given; without halves if they would leave something out."""
+        def of(f: Callable[[Params, jax.Array], jax.Array]) -> Callable[[Any, jax.Array], jax.Array]:
+            return lambda given, x: f(first(given), x)
+
+        if not halves or self.features is None or self.head is None:
+            return Forward(of(self.whole))
+        return Forward(of(self.whole), of(self.features), of(self.head))
+
+
+def apply(spec: ModelSpec, *, remat: bool = False) -> Forward:
     """The pure function (params, tokens [B, T]) -> logits [B, T, V] of an architecture.
 
     `remat`: a gradient keeps what enters each block, and computes the block again (`jax.checkpoint`): less memory for a third more work.
     An architecture without blocks does not heed it.
     """
+    def made(params: Params) -> Any:
+        found = module(spec, params)
+        found.remat = remat
+        return found
+
     def forward(params: Params, tokens: jax.Array) -> jax.Array:
         if "prompts" in params:
             from scalemem.models import prompts
 
             return prompts.forward(module(spec, {k: v for k, v in params.items() if k != "prompts"}), params["prompts"], tokens)
-        made = module(spec, params)
-        made.remat = remat
-        return made(tokens)
+        return made(params)(tokens)
 
     _split(spec)  # an unknown architecture is an error here, not when it is applied
-    return forward
+    if not hasattr(ARCHITECTURES[spec.arch], "features"):
+        return Forward(forward)
+    return Forward(forward, lambda params, tokens: made(params).features(tokens), lambda params, x: made(params).logits(x))
 
 
 def decode(spec: ModelSpec) -> tuple[Callable[..., Any], Callable[..., Any]]:

@@ -63,12 +63,16 @@ class GPT(nnx.Module):
 
     def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
         """Next-token logits, float32, from T <= seq_len tokens."""
+        return self.logits(self.features(tokens))
+
+    def features(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """What enters the final norm: `logits` of it are next-token logits."""
         x = self.embed(tokens)
         if self.remat and len(self.blocks):
-            return self.logits(self.scanned(x))
+            return self.scanned(x)
         for block in self.blocks:
             x = block(x)
-        return self.logits(x)
+        return x
 
     def scanned(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """The blocks one after another as a loop, each computed again in the backward pass.

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
 
-from scalemem.objectives.next_token import cross_entropy
+from scalemem.objectives.next_token import token_nats
 
 KINDS = ("static", "hashed", "random")
 CONTEXT = 13  # tokens that the hash reads
@@ -109,7 +109,7 @@ def objective(kind: str, k: int) -> Callable[..., Any]:
         and a run's masks are those of its own arithmetic, to the last bit.
         """
         keep = keep_mask(tokens, k, kind, salt=_bits_of(params) if kind == "random" else 0)
-        nats = cross_entropy(apply(params, tokens[:, :-1]), tokens[:, 1:])
+        nats = token_nats(apply, params, tokens)
         return (jnp.where(keep, nats, 0).sum(-1) * (keep.shape[1] / jnp.maximum(keep.sum(-1), 1)) * weights).sum()
 
     return loss
