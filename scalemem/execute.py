@@ -8,17 +8,34 @@ import socket
 import statistics
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
-from scalemem import __version__, accounting, checkpoint, columnar, data, measure, objectives, optimizers, pack, record, strategies, train
+from scalemem import (
+    __version__,
+    accounting,
+    checkpoint,
+    columnar,
+    data,
+    export_model,
+    hosts,
+    keeping,
+    locking,
+    measure,
+    objectives,
+    optimizers,
+    record,
+    strategies,
+    train,
+)
 from scalemem.data import schedule
+from scalemem.durable import DiskError
 from scalemem.pack import Pack
 from scalemem.spec import RunSpec, SpecError, at_stage, from_dict, run_id, to_dict
-from scalemem.stages import Stages
-from scalemem.store import Store
+from scalemem.store import Store, StoreWarning
 
 FLOPS_PER_CORE = 25e9  # the training rate of small models on a CPU core, where a store has timed none
 SHORT_RUN_S = 2.0  # runs shorter than this share a pack on a CPU
@@ -192,11 +209,13 @@ def _checkpointed(store: Store, name: str, how: str = "", devices: int = 1) -> P
 
 
 def tidy(store: Store) -> None:
-    """Removes checkpoints that nothing goes on from: half-written ones, and those of packs whose runs have all finished."""
-    finished = store.finished()
+    """Removes checkpoints that nothing goes on from: those of packs whose runs have all finished, and, where nobody works, half-written ones."""
+    finished, alone = store.finished(), not locking.leases(store.path / "leases")
     for name in store.checkpoints():
+        checkpoint.discard_unreadable(store.checkpoint_dir(name), store.path / "set-aside",
+                                      lambda text: warnings.warn(text, StoreWarning, stacklevel=3))
         p = _checkpointed(store, name)
-        if not checkpoint.epochs(store.checkpoint_dir(name)) or (p and all(run_id(run) in finished for run in p.runs)):
+        if (alone and not checkpoint.epochs(store.checkpoint_dir(name))) or (p and all(run_id(run) in finished for run in p.runs)):
             store.remove_checkpoints(name)
 
 
@@ -210,8 +229,8 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
       p: the pack.
       store: where results and checkpoints go.
       how, devices: the executor and, for "shard" and "fsdp", on how many devices.
-      report: called with {"event": "progress", "flops": of this call}, {"event": "run", "run_id", "status"} and
-        {"event": "failed", "run_ids", "reason"}.
+      report: called with {"event": "progress", "flops": of this call}, {"event": "run", "run_id", "status"}, {"event": "failed", "run_ids",
+        "reason"} and {"event": "warning", "text"}.
       stopping: asked after every call of the program; if true, the pack is checkpointed and left.
       checkpoint_s: seconds between checkpoints.
     Returns:
@@ -220,18 +239,24 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
       StoreError: the store or a checkpoint cannot be written.
       Exception: whatever JAX raises for a program that does not compile or fit.
     """
-    stages = Stages(p, how, devices)
+    stages = hosts.stages(p, how, devices, to_json(p))
     folder, began = store.checkpoint_dir(p.id), time.monotonic()
+    aside, keep = store.path / "set-aside", keeping.asked(store.path)
+
+    def told(text: str) -> None:
+        report({"event": "warning", "text": text})
+
+    checkpoint.discard_unreadable(folder, aside, told)
     if not _suits(checkpoint.load_pack(folder), how, devices):
         store.remove_checkpoints(p.id)
-    loaded = checkpoint.load(folder, stages.like)
+    loaded = checkpoint.load(folder, stages.like, aside, told)
     segment, states, curves = loaded or (0, None, {})  # segments are counted over all stages
     states = stages.start() if states is None else stages.restored(states)
     stage = stages.of(segment)
     finished = store.finished()
     open_ = {i: run for i, run in enumerate(p.runs) if run_id(run) not in finished}
     taken: dict[int, record.Taken] = {i: {} for i in open_}
-    timed = {"work_seconds": 0.0, "work_flops": 0.0, "measure_seconds": 0.0}  # of the calls after the first of a stage, which compile
+    timed = dict.fromkeys(("work_seconds", "work_flops", "measure_seconds", "checkpoint_seconds"), 0.0)  # work: but for calls that compile
     provenance = {"pack": p.id, "pack_size": p.size, "executor": how, "devices": max(1, devices), "host": socket.gethostname(),
                   "device": jax.devices()[0].device_kind, "jax": jax.__version__, "scalemem": __version__}
 
@@ -264,11 +289,15 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
             try:
                 weights = functools.partial(stages.weights, states, i, stage, segment - stages.begins[stage])
                 row, rest = record.final(run, stages.run(states, i), weights, taken[i])
+                if keep.models:  # before the row, which makes the run finished
+                    export_model.save(export_model.path_of(store.path, row["run_id"]), run, weights(), row["status"])
                 tables = curves.get(run_id(run), {})
                 for name, rows in rest.items():
                     tables.setdefault(name, []).append(rows)
                 united = {name: columnar.unite_blocks(blocks) for name, blocks in tables.items()}
                 store.append_tables({"runs": [row], **united}, {**provenance, "pack_seconds": round(time.monotonic() - began, 3), **timed})
+            except DiskError:
+                raise
             except Exception as error:
                 failed(run, error)
             else:
@@ -283,35 +312,43 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
         measured(trace)
     measured(close)
     chunk, saved, compiled = 1, time.monotonic(), False
-    while open_:
-        if segment == stages.begins[stage + 1] and stage + 1 < len(p.runs[0].stages):
-            stage, states, compiled, chunk = stage + 1, stages.switch(states, stage + 1), False, 1
-            if any(record.due(run, stage, 0) for run in p.runs):
+    named, made = keep.moments(stages.begins, p.runs[0].stages[-1].segments), {**to_json(p), "how": how, "devices": max(1, devices)}
+    with checkpoint.Writer(folder, made) as writer:
+        while open_:
+            if segment == stages.begins[stage + 1] and stage + 1 < len(p.runs[0].stages):
+                stage, states, compiled, chunk = stage + 1, stages.switch(states, stage + 1), False, 1
+                if any(record.due(run, stage, 0) for run in p.runs):
+                    measured(trace)
+                measured(close)
+                continue
+            local = segment - stages.begins[stage]
+            stop_at = min([record.next_point(run, stage, local) for run in open_.values()]
+                          + [moment - stages.begins[stage] for moment in named if moment > segment])
+            ahead = min(chunk, stop_at - local)
+            tick = time.monotonic()
+            states = jax.block_until_ready(stages.advance(states, stage, ahead))
+            took = time.monotonic() - tick
+            flops = sum(_flops(run, segment, segment + ahead) for run in open_.values())
+            report({"event": "progress", "flops": flops})
+            if compiled:
+                timed["work_seconds"] += took
+                timed["work_flops"] += flops
+            segment, compiled, local = segment + ahead, True, local + ahead
+            chunk = max(1, min(2 * local, int(ahead * CHUNK_S / max(took, 1e-3))))
+            if segment in named:
+                checkpoint.save(keeping.folder(store.path, named[segment], p.id), segment, stages.kept(states), {}, made)
+            if local == stop_at:
                 measured(trace)
             measured(close)
-            continue
-        local = segment - stages.begins[stage]
-        stop_at = min(record.next_point(run, stage, local) for run in open_.values())
-        ahead = min(chunk, stop_at - local)
-        tick = time.monotonic()
-        states = jax.block_until_ready(stages.advance(states, stage, ahead))
-        took = time.monotonic() - tick
-        flops = sum(_flops(run, segment, segment + ahead) for run in open_.values())
-        report({"event": "progress", "flops": flops})
-        if compiled:
-            timed["work_seconds"] += took
-            timed["work_flops"] += flops
-        segment, compiled, local = segment + ahead, True, local + ahead
-        chunk = max(1, min(2 * local, int(ahead * CHUNK_S / max(took, 1e-3))))
-        if local == stop_at:
-            measured(trace)
-        measured(close)
-        leave = bool(open_) and stopping()  # asked once: what leaves has been saved
-        if open_ and (leave or time.monotonic() - saved > checkpoint_s):
-            checkpoint.save(folder, segment, stages.kept(states), curves, {**to_json(p), "how": how, "devices": max(1, devices)})
-            saved = time.monotonic()
-        if leave:
-            return False
+            leave = bool(open_) and stopping()  # asked once: what leaves has been saved
+            tick = time.monotonic()
+            writer.check()
+            if open_ and (leave or (tick - saved > checkpoint_s and not writer.busy)):
+                writer.save(segment, stages.kept(states), curves)
+                saved = time.monotonic()
+                timed["checkpoint_seconds"] += saved - tick
+            if leave:
+                return False
     store.remove_checkpoints(p.id)
     return True
 

@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scalemem import cluster, execute, packsize
+from scalemem import cluster, execute, export_model, hosts, keeping, packsize, paths
+from scalemem.durable import DiskError, one_line
+from scalemem.keeping import Keep
 from scalemem.pack import Pack
 from scalemem.spec import RunSpec, SpecError, run_id
 from scalemem.store import Store
@@ -26,7 +28,7 @@ from scalemem.worker import Interrupted
 
 Report = Callable[[dict[str, Any]], None]
 
-EXECUTORS = ("auto", "cpu", "vmap", "shard")
+EXECUTORS = ("auto", "cpu", "vmap", "shard", "fsdp")
 TRIES = 2  # of a pack whose worker died or raised
 POLL_S = 0.2  # how soon a signal is noticed while nothing happens
 LEAVE_S = 30.0  # after an interrupt, how long a worker may take to checkpoint
@@ -53,26 +55,42 @@ def choose(executor: str) -> tuple[str, int]:
         return "cpu", 0
     import jax
 
-    devices = jax.devices()
+    devices = jax.local_devices()
     if executor == "auto":
         executor = "cpu" if devices[0].platform == "cpu" else "vmap" if len(devices) == 1 else "shard"
-    return executor, len(devices) if executor == "shard" else 0
+    return executor, len(devices) if executor in ("shard", "fsdp") else 0
+
+
+def ways(runs: Sequence[RunSpec], executor: str = "auto", passes: paths.Passes = paths.Passes(), across: bool = False) -> list[paths.Path]:  # noqa: B008
+    """Which runs take which executor on these devices, and whether they fit (`scalemem.paths`); `across`: the devices of all processes are one."""
+    if across:
+        import jax
+
+        if _legal(executor) not in ("auto", "fsdp"):
+            raise SpecError(f"--executor {executor}: must be fsdp, or left out, with --across-hosts; only one model is split over hosts")
+        return paths.of(runs, "fsdp", len(jax.devices()), passes)
+    return paths.of(runs, *choose(executor), passes, auto=executor == "auto")
 
 
 def run(sweep: Sweep | Sequence[RunSpec], store: Store, executor: str = "auto", workers: int | None = None,
-        report: Report | None = None, slurm: cluster.Slurm | None = None) -> dict[str, int]:
+        report: Report | None = None, slurm: cluster.Slurm | None = None, keep: Keep | None = None,
+        passes: paths.Passes = paths.Passes(), team: hosts.Team = hosts.Team(), across: bool = False) -> dict[str, int]:  # noqa: B008
     """Runs what `sweep` has and the store lacks, and returns how many runs ended how; the same call goes on after a stop.
 
     Args:
       sweep: a Sweep, or its runs.
       store: opened for writing; this call holds it.
-      executor: "cpu" (one pinned process a core), "vmap", "shard", or "auto".
+      executor: "cpu" (one pinned process a core), "vmap", "shard", "fsdp" (one model over all devices), or "auto".
       workers: processes of the "cpu" executor; the cores that may be used, by default.
       report: called with events: {"event": "plan", "packs", "runs", "workers", "shapes", "flops", "seconds"} of what is left to do,
         {"event": "progress", "flops"}, {"event": "run", "run_id", "status"}, {"event": "failed", "run_ids", "reason", "log"} and
         {"event": "warning", "text"}, with `slurm` also {"event": "jobs", "running", "pending", "reason"}. The flops of the progress add up
         to those of the plan, unless work is done twice.
       slurm: what jobs ask for; with it packs run as jobs of Slurm (`cluster.run`), and this call submits and watches them.
+      keep: what is kept of runs that finish from now on, beside their rows (`scalemem.keeping`).
+      passes: the rows of a forward pass, and whether blocks are computed again in the backward pass.
+      team: the processes that make this same call (`hosts.team`), each on its own devices; all return the same.
+      across: they train each model together, split over the devices of all.
     Returns:
       {"done", "diverged", "failed"} of these runs; `store.failures()` has the reason and the log of each failed one.
     Raises:
@@ -83,26 +101,62 @@ def run(sweep: Sweep | Sequence[RunSpec], store: Store, executor: str = "auto", 
       FailedRunsWarning: runs failed, and there is no `report` that was told.
     """
     runs, tell = sweep.runs() if isinstance(sweep, Sweep) else sweep, report or (lambda event: None)
+    keep = keep or Keep()
+    if keep.models:
+        export_model.check()
     if slurm:
+        keeping.ask(store.path, keep)
         with _signals() as stopping:
-            cluster.run(runs, store, *slurm.how(_legal(executor)), slurm, tell, stopping)
+            cluster.run(runs, store, *slurm.how(_legal(executor)), slurm, tell, stopping, passes.micro_batch, passes.remat)
         execute.tidy(store)
         return _counts(runs, store, report)
-    how, devices = choose(executor)
-    kind = "map" if how == "cpu" else how
-    with store.writer(), _signals() as stopping:
-        sizes = functools.partial(packsize.choose, how=kind, devices=max(1, devices)) if kind in ("vmap", "shard") else None
-        packs = execute.plan(runs, store, kind, max(1, devices), sizes=sizes)
-        workers = max(1, min(workers or len(cores()), len(packs))) if how == "cpu" else 1
-        left = execute.left(packs, store, kind, devices)
-        tell({"event": "plan", "packs": len(packs), "runs": left.runs, "workers": workers, "shapes": len({p.shape for p in packs}),
-              "flops": left.flops, "seconds": left.seconds / workers})
-        if packs and how == "cpu":
-            _processes(packs, store, workers, tell, stopping)
-        elif packs:
-            _here(packs, store, how, devices, tell, stopping)
+    if across:
+        team.join()
+    taken = ways(runs, executor, passes, across)
+    if not across and (lost := next((way for way in taken if way.never_fits), None)):
+        raise SpecError(lost.complaint())
+    with store.writer() if team.index == 0 else contextlib.nullcontext(), _signals() as stopping:
+        if across and team.index:
+            hosts.follow(execute.from_json)
+            return _counts(runs, store, report)
+        planned = [(way, _planned(way, store, passes, team, across)) for way in taken]
+        keeping.ask(store.path, keep)
+        if lacking := keeping.note(store, keep, runs):
+            tell({"event": "warning", "text": lacking})
+        most = min([workers or len(cores()), *(max(1, int(way.capacity // way.memory.total)) for way in taken)])
+        teams = [max(1, min(most, len(packs))) if way.executor == "cpu" else 1 for way, packs in planned]
+        lefts = [execute.left(packs, store, way.how, way.devices) for way, packs in planned]
+        tell({"event": "plan", "packs": sum(len(packs) for _, packs in planned), "runs": sum(left.runs for left in lefts),
+              "workers": max(teams, default=1), "shapes": len({p.shape for _, packs in planned for p in packs}),
+              "flops": sum(left.flops for left in lefts), "seconds": sum(left.seconds / n for left, n in zip(lefts, teams, strict=True)),
+              "paths": [way.row() for way in taken]})
+        for way in taken:
+            if complaint := way.complaint():
+                tell({"event": "warning", "text": complaint})
+        try:
+            for (way, packs), n in zip(planned, teams, strict=True):
+                if packs and way.executor == "cpu":
+                    _processes(packs, store, n, tell, stopping)
+                elif packs:
+                    _here(packs, store, way.how, way.devices, tell, stopping)
+        finally:
+            if across and team.count > 1:
+                hosts.end()
         execute.tidy(store)
     return _counts(runs, store, report)
+
+
+def _planned(way: paths.Path, store: Store, passes: paths.Passes, team: hosts.Team, across: bool) -> list[Pack]:
+    """The packs of a path, in the order in which this process takes them: of several, each has others first."""
+    packs = []
+    if team.index == 0:
+        sizes = functools.partial(packsize.choose, how=way.how, devices=max(1, way.devices)) if way.how in ("vmap", "shard") else None
+        packs = execute.plan(way.runs, store, way.how, max(1, way.devices), passes.micro_batch, passes.remat, sizes)
+    if team.count == 1 or across:
+        return packs
+    packs = [execute.from_json(each) for each in json.loads(team.share(json.dumps([execute.to_json(p) for p in packs]).encode()))]
+    own = packs[team.index :: team.count]
+    return own + [p for i, p in enumerate(packs) if i % team.count != team.index]
 
 
 def _counts(runs: Sequence[RunSpec], store: Store, report: Report | None) -> dict[str, int]:
@@ -153,6 +207,12 @@ def _again(p: Pack, store: Store, tried: int, why: str, log_tail: str, log: Path
     return False
 
 
+def _disk(event: dict[str, Any]) -> None:
+    """Ends the launch where a worker could not write to the store: no other pack could be kept either."""
+    if event.get("disk"):
+        raise DiskError(event["reason"])
+
+
 def _later(p: Pack, queue: list[Pack], waits: set[str], why: str, report: Report) -> None:
     """Puts a pack whose runs another process works on behind the others; in the end it is waited for."""
     queue.append(p)
@@ -176,6 +236,7 @@ def _here(packs: list[Pack], store: Store, how: str, devices: int, report: Repor
         if stopping():
             raise Interrupted
         event = attempt(p, store, how, devices, told, lambda: bool(stopping()))
+        _disk(event)
         if event["event"] == "stopped":
             raise Interrupted
         if event["event"] == "held":
@@ -209,10 +270,12 @@ class _Worker:
 
 def _start(store: Store, i: int, core: int | None) -> _Worker:
     logs = store.path / "logs"
-    logs.mkdir(exist_ok=True)
     log = logs / f"worker-{i}.log"
     command = [sys.executable, "-m", "scalemem.worker", str(store.path), "-" if core is None else str(core), str(os.getpid())]
-    with log.open("ab") as sink:
+    with one_line(store.path):
+        logs.mkdir(exist_ok=True)
+        sink = log.open("ab")
+    with sink:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink, start_new_session=True)
     return _Worker(process, log)
 
@@ -228,7 +291,9 @@ def _processes(packs: list[Pack], store: Store, workers: int, report: Report, st
 
     def again(p: Pack, reason: str, log: Path) -> None:
         tries[p.id] += 1
-        if _again(p, store, tries[p.id], reason, log.read_text(errors="replace"), log, report):
+        with one_line(store.path):
+            said = log.read_text(errors="replace")
+        if _again(p, store, tries[p.id], reason, said, log, report):
             queue.insert(0, p)
 
     def next_pack(w: _Worker) -> None:
@@ -258,6 +323,7 @@ def _processes(packs: list[Pack], store: Store, workers: int, report: Report, st
                         selector.register(w.process.stdout, selectors.EVENT_READ, key.data)  # type: ignore[arg-type]
                 for event in events:
                     w.served = True
+                    _disk(event)
                     if event["event"] == "raised" and w.pack:
                         again(w.pack, event["reason"], w.log)
                     if event["event"] == "held" and w.pack:

@@ -100,7 +100,7 @@ def measured(shape: train.Shape, size: int, run: RunSpec, how: str, devices: int
 def remembered(shape: train.Shape, size: int, run: RunSpec, how: str, devices: int) -> Trial:
     """As `measured`, or what it gave on this device before, with these versions."""
     batch = run.stages[0].batch_size
-    about = (shape, size, batch, how, devices, jax.devices()[0].device_kind, jax.__version__, _memory_bytes())
+    about = (shape, size, batch, how, devices, jax.local_devices()[0].device_kind, jax.__version__, _memory_bytes())
     path = folder() / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:24]}.json"
     try:
         return Trial(**json.loads(path.read_bytes()), trial_seconds=0.0)
@@ -122,7 +122,7 @@ def folder() -> Path:
 
 def _memory_bytes() -> float:
     """Memory of a device; of a CPU, that of the machine."""
-    stats: dict[str, Any] | None = jax.devices()[0].memory_stats()
+    stats: dict[str, Any] | None = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return float(stats["bytes_limit"])
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / len(jax.devices())
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / len(jax.local_devices())

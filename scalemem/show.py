@@ -48,6 +48,15 @@ def plan(console: Console, event: dict[str, Any], total: int) -> None:
         return
     console.print(f"{event['runs']} runs{already} of {event['shapes']} shapes to compile, {event['flops'] / 1e12:.3g} TFLOPs, "
                   f"about {duration(event['seconds'])} on {event['workers']} worker{'s' * (event['workers'] != 1)}.")
+    for row in event.get("paths", ()):
+        parts = ", ".join(f"{name} {_megabytes(row[f'{name}_bytes'])}" for name in ("weights", "optimizer", "gradients", "activations", "data"))
+        where = f" over {row['devices']} devices" if row["devices"] > 1 else ""
+        console.print(f"  {row['path']}{where}: {row['runs']} runs, at most about {_megabytes(row['memory_bytes'])} of "
+                      f"{'the machine' if row['path'] == 'cpu' else 'a device'}'s {_megabytes(row['capacity_bytes'])} ({parts})", soft_wrap=True)
+
+
+def _megabytes(count: float) -> str:
+    return f"{count / 1e9:.3g} GB" if count >= 1e8 else f"{count / 1e6:.2g} MB"
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ def _slurm(args: argparse.Namespace) -> Any:
     """What jobs ask for, of --launcher slurm; None with --launcher local."""
     from scalemem import cluster
 
-    asked = {name: getattr(args, name) for name in ("partition", "time", "gpus", "cpus", "array_limit") if getattr(args, name) is not None}
+    asked = {name: getattr(args, name) for name in ("partition", "time", "gpus", "cpus", "array_limit", "pack_size") if getattr(args, name) is not None}
     more = pairs(args.slurm, "slurm")
     if args.launcher == "slurm":
         if args.workers is not None:
@@ -39,24 +39,31 @@ def _slurm(args: argparse.Namespace) -> Any:
     return None
 
 
-def _execute(args: argparse.Namespace, name: str, console: Any) -> tuple[Store, Sweep, dict[str, int]]:
-    from scalemem import execute, launch, show
+def _execute(args: argparse.Namespace, name: str, console: Any) -> tuple[Store, Sweep, dict[str, int], bool]:
+    """Runs what the store lacks; the last of what it returns says whether this process is the command's first, which goes on alone."""
+    from scalemem import execute, hosts, keeping, launch, paths, show
 
     sweep, path = _sweep(args, name)
     runs = sweep.runs()
+    keep = keeping.parse(args.keep_models, args.checkpoint_at)
     if args.workers is not None and args.workers < 1:
         raise SpecError(f"--workers {args.workers}: must be at least 1; leave it out to use every core")
-    slurm = _slurm(args)
+    slurm, passes = _slurm(args), paths.Passes(args.micro_batch or 0, args.remat)
+    team = hosts.Team() if slurm else hosts.team(args.coordinator, args.processes, args.process_id)
+    console.quiet = team.index > 0
+    if args.across_hosts:
+        team.join()
     execute.check(runs)
     store = Store.open(path, create=True)
-    store.register(f"{Path(name).stem}.{args.scale}", runs)
+    if team.index == 0:
+        store.register(f"{Path(name).stem}.{args.scale}", runs)
     try:
         with show.progress(console, len(runs)) as report:
-            counts = launch.run(runs, store, args.executor, args.workers, report, slurm)
+            counts = launch.run(runs, store, args.executor, args.workers, report, slurm, keep, passes, team, args.across_hosts)
     except launch.Interrupted as stop:
         left = len(store.missing(runs))
         raise Stopped(f"{len(runs) - left} of {len(runs)} runs are in {path}; the same command goes on from there. {stop}".strip()) from None
-    return store, sweep, counts
+    return store, sweep, counts, team.index == 0
 
 
 def study(args: argparse.Namespace) -> Outcome:
@@ -67,7 +74,9 @@ def study(args: argparse.Namespace) -> Outcome:
     head, _ = studies_.definition(name, args.scale), studies_.sweep(name, args.scale)
     studies_.find(name, "figures")
     console.print(f"[bold]{escape(head.get('title', name))}[/]  {escape(head.get('source', ''))}", soft_wrap=True)
-    store, sweep, counts = _execute(args, name, console)
+    store, sweep, counts, first = _execute(args, name, console)
+    if not first:
+        return {"store": str(store.path), "runs": counts}, 1 if counts["failed"] else 0
     if not counts["done"]:
         console.print(f"No run is done: {counts['diverged']} diverged, {counts['failed']} failed; see scalemem status {store.path}", soft_wrap=True)
         return {"store": str(store.path), "runs": counts}, 1
@@ -106,37 +115,45 @@ def studies(args: argparse.Namespace) -> Outcome:
 
 def plan(args: argparse.Namespace) -> Outcome:
     """What a run would do, from the specs alone."""
-    from scalemem import execute, launch, show
+    from scalemem import execute, launch, paths, show
     from scalemem.data.load import load_ratio
 
     console = console_of(args)
     sweep, path = _sweep(args, args.sim)
     runs = sweep.runs()
     store = Store.open(path) if (path / "store.json").exists() else None
-    packs = execute.plan(runs, store)
+    execute.check(runs)
+    passes = paths.Passes(args.micro_batch or 0, args.remat)
+    ways = launch.ways(runs, args.executor, passes)
+    planned = [(way, execute.plan(way.runs, store, way.how, max(1, way.devices), passes.micro_batch, passes.remat)) for way in ways]
+    packs = [p for _, own in planned for p in own]
     finished = store.finished() if store else {}
     shapes: dict[Any, list[Any]] = {}
     for p in packs:
         shapes.setdefault(p.shape, []).extend(run for run in p.runs if run_id(run) not in finished)
-    workers = max(1, min(len(launch.cores()), len(packs)))
+    workers = max([max(1, min(len(launch.cores()), len(own))) if way.executor == "cpu" else 1 for way, own in planned], default=1)
+    way_of = {p.shape: way for way, own in planned for p in own}
     rows = [{**{k: getattr(s.run.model, k) for k in ("n_layers", "d_model", "n_heads", "vocab_size", "seq_len")},
-             "n_params": execute.accounting.n_params(s.run.model), "runs": len(rs),
+             "n_params": execute.accounting.n_params(s.run.model), "runs": len(rs), "path": way_of[s].executor,
              "train_flops": sum(map(execute.accounting.train_flops, rs)), "core_seconds": sum(map(execute.seconds, rs)),
              **({"load_ratio": max(map(load_ratio, rs))} if len(s.run.stages) > 1 else {})}
             for s, rs in shapes.items()]
-    left = execute.left(packs, store)
+    lefts = [execute.left(own, store, way.how, way.devices) for way, own in planned]
+    left = execute.Left(*map(sum, zip(*lefts, strict=True)))
     body = {"event": "plan", "packs": len(packs), "runs": left.runs, "shapes": len(shapes), "workers": workers, "flops": left.flops,
-            "seconds": left.seconds / workers}
+            "seconds": left.seconds / workers, "paths": [way.row() for way in ways]}
     show.plan(console, body, len(runs))
     if rows:
         show.table(console, {"title": "", "columns": list(rows[0]), "rows": rows})
+    for complaint in filter(None, (way.complaint() for way in ways)):
+        console.print(f"[red]does not fit:[/] {escape(complaint)}", soft_wrap=True)
     return body | {"total_runs": len(runs), "by_shape": rows, "run_ids": [run_id(run) for rs in shapes.values() for run in rs]}, 0
 
 
 def run(args: argparse.Namespace) -> Outcome:
     """Runs what the store lacks."""
     console = console_of(args)
-    store, _, counts = _execute(args, args.sim, console)
+    store, _, counts, _ = _execute(args, args.sim, console)
     console.print(f"{counts['done']} done, {counts['diverged']} diverged, {counts['failed']} failed; store {store.path}", soft_wrap=True)
     return {"store": str(store.path), **counts}, 1 if counts["failed"] else 0
 
