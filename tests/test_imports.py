@@ -41,7 +41,8 @@ MAY_IMPORT = {
     "named": ["execute"],
     "worker": ["execute"],
     "orders": ["execute", "worker"],
-    "cluster": ["orders"],
+    "sbatch": ["orders"],
+    "cluster": ["sbatch"],
     "packsize": ["pack", "durable"],
     "launch": ["cluster", "packsize", "paths"],
     # what came of it

@@ -25,15 +25,16 @@ def _sweep(args: argparse.Namespace, name: str) -> tuple[Sweep, Path]:
 
 def _slurm(args: argparse.Namespace) -> Any:
     """What jobs ask for, of --launcher slurm; None with --launcher local."""
-    from scalemem import cluster
+    from scalemem import sbatch
 
-    asked = {name: getattr(args, name) for name in ("partition", "time", "gpus", "cpus", "array_limit", "pack_size") if getattr(args, name) is not None}
+    names = ("partition", "time", "gpus", "cpus", "array_limit", "pack_size")
+    asked = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     more = pairs(args.slurm, "slurm")
     if args.launcher == "slurm":
         if args.workers is not None:
             raise SpecError(f"--workers {args.workers}: is of --launcher local; use --array-limit and --cpus")
-        cluster.check()
-        return cluster.Slurm(**asked, more=more)
+        sbatch.check()
+        return sbatch.Slurm(**asked, more=more)
     for name in (*asked, *(["slurm"] if more else [])):
         raise SpecError(f"--{name.replace('_', '-')}: is of --launcher slurm; add that, or leave it out")
     return None
@@ -160,12 +161,12 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def status(args: argparse.Namespace) -> Outcome:
     """Counts of a store, the jobs of a cluster that work for it, and why runs failed."""
-    from scalemem import cluster, show
+    from scalemem import sbatch, show
 
     console, store = console_of(args), Store.open(args.store)
     found = store.status()
     try:
-        found |= {"jobs": cluster.jobs(store), "cluster": ""}
+        found |= {"jobs": sbatch.jobs(store), "cluster": ""}
     except StoreError as error:
         found |= {"jobs": [], "cluster": str(error).split(";")[0]}
     console.print("  ".join(f"{k} {v}" for k, v in found["counts"].items()))
