@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import longer, make_run, one, trained
-from test_sharding import RUN
+from test_sharding import RUN, flags
 
 from scalemem import hosts
 from scalemem.spec import SpecError, run_id
@@ -54,13 +54,12 @@ def free_port():
 
 def together(sim, store, *argv, devices=1, count=2):
     """A command as so many processes, each with some devices; what each printed as JSON."""
-    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-           "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ["PYTHONPATH"]])}
+    env = {**os.environ, "XLA_FLAGS": flags(devices), "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ["PYTHONPATH"]])}
     port = free_port()
     started = [subprocess.Popen([sys.executable, "-m", "scalemem", "run", str(sim), "--store", str(store), "--json", "--coordinator",
                                  f"localhost:{port}", "--processes", str(count), "--process-id", str(i), *argv], env=env, stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE, text=True) for i in range(count)]
-    said = [p.communicate(timeout=200) for p in started]
+    said = [p.communicate(timeout=400) for p in started]
     assert [p.returncode for p in started] == [0] * count, "\n".join(err[-3000:] for _, err in said)
     return [json.loads(out) for out, _ in said]
 
@@ -84,10 +83,10 @@ def test_two_processes_take_packs_of_one_plan(tmp_path):
 
 def test_one_model_across_two_processes(tmp_path):
     """Two devices in each: four hold a quarter each. The first measures and writes; it leaves a checkpoint, and both go on from it."""
-    port, env = free_port(), {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    port, env = free_port(), {**os.environ, "XLA_FLAGS": flags(2)}
     argv = [sys.executable, "-c", textwrap.dedent(ACROSS), str(Path(__file__).parent), str(tmp_path / "store"), str(port)]
     started = [subprocess.Popen([*argv, str(i)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for i in range(2)]
-    said = [p.communicate(timeout=200) for p in started]
+    said = [p.communicate(timeout=400) for p in started]
     assert [p.returncode for p in started] == [0, 0], "\n".join(err[-3000:] for _, err in said)
     run = longer(RUN, 20)
     (row,) = Store.open(tmp_path / "store").table("runs").to_pylist()

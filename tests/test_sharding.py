@@ -69,8 +69,13 @@ EIGHT = """
 """
 
 
+def flags(devices):
+    """Of XLA: so many devices, and little time spent on the speed of small programs."""
+    return f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
 def on_eight(script, *argv):
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    env = {**os.environ, "XLA_FLAGS": flags(8)}
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script), str(Path(__file__).parent), *map(str, argv)], env=env, capture_output=True,
                           text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
