@@ -122,8 +122,8 @@ def test_a_damaged_store_json_is_refused_in_one_line_that_says_how_to_restore_it
 
 
 def test_the_damaged_lease_of_a_living_process_keeps_its_runs_until_it_is_written_again(tmp_path):
-    code = ("import sys\nfrom scalemem.store import Store\n"
-            "with Store.open(sys.argv[1]).lease(['a']) as lease:\n    for line in sys.stdin:\n        lease.beat()\n        print('beat', flush=True)\n")
+    code = ("import sys\nfrom scalemem.store import Store\nstore = Store.open(sys.argv[1])\n"
+            "with store.lease(['a']) as lease:\n    for line in sys.stdin:\n        lease.beat()\n        print('beat', flush=True)\n")
     store = Store.open(tmp_path / "store", create=True)
     holder = subprocess.Popen([sys.executable, "-c", code, str(store.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdin is not None

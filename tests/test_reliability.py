@@ -1,6 +1,7 @@
-"""`kill -9` of a whole launch at random moments: the finished store equals an undisturbed one bit for bit.
+"""`kill -9` at random moments, of launchers and workers of a local sweep and of a sharded run: the store in the end equals an undisturbed one.
 
-SCALEMEM_KILLS says how many kills (6 by default; 20 before a release).
+Bit for bit. SCALEMEM_KILLS says how many kills in all (9 by default; 40 before a release): half of a local sweep, a quarter of its workers
+alone, a quarter of a run that is spread over 8 devices.
 """
 
 import contextlib
@@ -20,7 +21,8 @@ from scalemem import launch
 from scalemem.spec import run_id
 from scalemem.store import Store
 
-KILLS = int(os.environ.get("SCALEMEM_KILLS", "6"))
+KILLS = int(os.environ.get("SCALEMEM_KILLS", "9"))
+LOCAL, OF_WORKERS, SHARDED = KILLS - 2 * (KILLS // 4), KILLS // 4, KILLS // 4
 RUNS = [make_run(seed=i, n_items=13 + i % 3, exposures=(1500, 1000, 600)[i % 3]) for i in range(12)]
 
 LAUNCH = """
@@ -30,14 +32,15 @@ from scalemem import launch
 from scalemem.store import Store
 from test_reliability import RUNS
 print("started", flush=True)
-result = launch.run(RUNS, Store.open(sys.argv[1]), "cpu", workers=2, report=lambda e: print(e["event"], flush=True))
+result = launch.run(RUNS, Store.open(sys.argv[1]), sys.argv[3], workers=2, report=lambda e: print(e["event"], flush=True))
 print(json.dumps(result), flush=True)
 """
 
 
-def start(path):
-    env = {**os.environ, "SCALEMEM_CHECKPOINT_S": "0.05"}
-    return subprocess.Popen([sys.executable, "-c", LAUNCH, str(path), str(Path(__file__).parent)], env=env, stdout=subprocess.PIPE,
+def start(path, executor="cpu"):
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"} if executor == "shard" else {}
+    env = {**os.environ, "SCALEMEM_CHECKPOINT_S": "0.05", **flags}
+    return subprocess.Popen([sys.executable, "-c", LAUNCH, str(path), str(Path(__file__).parent), executor], env=env, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
@@ -108,7 +111,7 @@ def test_kills_at_random_moments_lose_nothing(tmp_path, undisturbed):
     """Half of the kills are of the launcher alone, half of its process group too; some while it starts, most while it trains."""
     draw, path, kills, finished = random.Random(0), tmp_path / "store", 0, 0
     store = Store.open(path, create=True)
-    while kills < KILLS:
+    while kills < LOCAL:
         process = start(path)
         assert process.stdout is not None
         if draw.random() < 0.8:
@@ -143,3 +146,88 @@ def test_kills_at_random_moments_lose_nothing(tmp_path, undisturbed):
     assert store.failures() == {}
     assert store.checkpoints() == []
     print(f"{kills} kills over {finished + 1} stores")
+
+
+def finish(process):
+    """What a launch printed when it was through."""
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert json.loads(out.splitlines()[-1]) == {"done": 12, "diverged": 0, "failed": 0}, out + err
+    return out
+
+
+def wait_for(process, wanted):
+    """Until a launch has told of so many events."""
+    seen = 0
+    for line in process.stdout:
+        seen += line.strip() in ("progress", "run")
+        if seen == wanted:
+            return True
+    return False
+
+
+def test_a_sharded_run_that_is_killed_goes_on(tmp_path):
+    """One process over 8 devices."""
+    undisturbed, path, draw = tmp_path / "undisturbed", tmp_path / "killed", random.Random(1)
+    Store.open(undisturbed, create=True)
+    finish(start(undisturbed, "shard"))
+    store, kills = Store.open(path, create=True), 0
+    while kills < SHARDED:
+        process = start(path, "shard")
+        if wait_for(process, draw.choice([1, 2, 3])):
+            time.sleep(draw.random() * 0.3)
+        kills += process.poll() is None
+        process.kill()
+        process.communicate()
+        assert leaves_no_worker(path)
+        if len(store.finished()) == len(RUNS):
+            path = tmp_path / f"killed-{kills}"
+            store = Store.open(path, create=True)
+    finish(start(path, "shard"))
+    assert content(store) == content(Store.open(undisturbed))
+    assert store.failures() == {}
+    assert store.checkpoints() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
+def test_workers_that_are_killed_are_replaced(tmp_path, undisturbed):
+    """A pack may lose its worker once in a launch; more often, its runs have failed, and the next launch goes on with them."""
+    path, draw, kills = tmp_path / "killed", random.Random(2), 0
+    store = Store.open(path, create=True)
+    while kills < OF_WORKERS:
+        process = start(path)
+        if wait_for(process, draw.choice([2, 3])):
+            time.sleep(draw.random() * 0.3)
+        victims = [pid for pid in processes(path) if pid != process.pid]
+        for pid in victims[:1]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                kills += 1
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        assert leaves_no_worker(path)
+        if json.loads(out.splitlines()[-1])["failed"] == 0:
+            assert content(store) == undisturbed
+            path = tmp_path / f"killed-{kills}"
+            store = Store.open(path, create=True)
+    finish(start(path))
+    assert content(store) == undisturbed
+
+
+def test_two_launchers_on_one_store_do_no_run_twice(tmp_path, undisturbed):
+    """Whichever comes second is refused while the first works, and finds nothing to do afterwards."""
+    path = tmp_path / "store"
+    store = Store.open(path, create=True)
+    both = [start(path), start(path)]
+    ended = [process.communicate() for process in both]
+    codes = sorted(process.returncode for process in both)
+    assert codes in ([0, 0], [0, 1])
+    for (out, err), process in zip(ended, both, strict=True):
+        if process.returncode:
+            assert "is writing to this store" in err.splitlines()[-1]
+            assert "plan" not in out
+    assert sum(out.splitlines().count("run") for out, _ in ended) == len(RUNS)
+    assert content(store) == undisturbed
+    lines = [line for file in (path / "manifest").iterdir() for line in file.read_text().splitlines()]
+    written = [key for line in lines for key in json.loads(line).get("statuses", {})]
+    assert sorted(written) == sorted(map(run_id, RUNS))
