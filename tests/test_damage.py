@@ -141,7 +141,7 @@ def test_the_damaged_lease_of_a_living_process_keeps_its_runs_until_it_is_writte
         with pytest.warns(match=f"{path.name}: damaged; its process lives"), store.lease(["a", "b"]) as lease:
             assert lease.run_ids == ()
         with pytest.warns(match="damaged"):
-            assert [w["pid"] for w in store.leases()] == [locking.UNKNOWN]
+            assert [w["pid"] for w in store.status()["workers"]] == [locking.UNKNOWN]
         beat()
         assert path.read_bytes() == before
         with store.lease(["a", "b"]) as lease:
