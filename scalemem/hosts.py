@@ -55,7 +55,7 @@ class Team:
     def join(self) -> None:
         """Makes the devices of all processes those of one computation; before JAX computes anything."""
         if self.count > 1 and not jax.distributed.is_initialized():
-            given = (self.coordinator, self.count, self.index) if self.coordinator else ()
+            given: Any = (self.coordinator, self.count, self.index) if self.coordinator else ()
             jax.config.update("jax_cpu_collectives_implementation", "gloo")
             try:
                 jax.distributed.initialize(*given, heartbeat_timeout_seconds=HEARTBEAT_S)
@@ -150,7 +150,7 @@ class _Across(Stages):
             whole = _of_first(own.reshape(-1).view(np.uint8)).view(own.dtype).reshape(own.shape)  # as bytes, whatever their type
             return jax.make_array_from_callback(whole.shape, place, lambda index: whole[index])
 
-        return jax.tree.map(spread, states, sharding.of(states, self.programs[0].mesh, 1))
+        return jax.tree.map(spread, states, sharding.of(states, self.mesh, 1))
 
     def gathered(self, tree: Any) -> Any:
         """Whole arrays in the memory of every process, one after another: a device holds one of them whole for a moment."""
@@ -223,7 +223,8 @@ def follow(decode: Callable[[dict[str, Any]], Pack]) -> None:
     Args:
       decode: gives a pack of its JSON.
     """
-    across, states = None, None
+    across: Any = None
+    states: Any = None
     while True:
         (kind, a, b), payload = _hear()
         if kind == END:
@@ -231,7 +232,6 @@ def follow(decode: Callable[[dict[str, Any]], Pack]) -> None:
         if kind == OPEN:
             told = json.loads(payload)
             across, states = _Across(decode(told["pack"]), told["how"], told["devices"]), None
-        assert across is not None
         if kind == START:
             states = across.start()
         elif kind == RESTORE:

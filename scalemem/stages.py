@@ -42,7 +42,12 @@ class Stages:
         for stage in range(1, self.of(segment) + 1):
             switch = pack.switch(self.shape, stage, self.how, self.devices)
             states = jax.eval_shape(switch, states, self.knobs[stage - 1], self.knobs[stage])
-        return sharding.like(states, self.programs[0].mesh, 1) if self.how == "fsdp" else states
+        return sharding.like(states, self.mesh, 1) if self.how == "fsdp" else states
+
+    @property
+    def mesh(self) -> Any:
+        """The devices over which the states lie; None on one."""
+        return self.programs[0].mesh
 
     def kept(self, states: train.State) -> train.State:
         """What is written as a checkpoint."""

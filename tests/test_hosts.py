@@ -13,7 +13,7 @@ import pytest
 from conftest import longer, make_run, one, trained
 from test_sharding import RUN, flags
 
-from scalemem import hosts
+from scalemem import execute, hosts, launch
 from scalemem.spec import SpecError, run_id
 from scalemem.store import Store
 
@@ -77,6 +77,17 @@ def test_two_processes_take_packs_of_one_plan(tmp_path):
     rows = {row["run_id"]: row for row in store.table("runs").to_pylist()}
     assert sorted(rows) == sorted(map(run_id, runs))
     expected = trained(runs)
+    for i, run in enumerate(runs):
+        assert rows[run_id(run)]["loss_nats"] == pytest.approx(float(expected.loss_nats[i]), rel=1e-5)
+
+
+def test_four_processes_give_the_numbers_of_one(store, monkeypatch):
+    """A pack each, here, and a worker each."""
+    monkeypatch.setattr(execute, "SHORT_RUN_S", 0.0)
+    runs, events = [make_run(exposures=20, seed=i) for i in range(4)], []
+    assert launch.run(runs, store, "cpu", workers=4, report=events.append) == {"done": 4, "diverged": 0, "failed": 0}
+    assert (events[0]["packs"], events[0]["workers"]) == (4, 4)
+    rows, expected = {row["run_id"]: row for row in store.table("runs").to_pylist()}, trained(runs)
     for i, run in enumerate(runs):
         assert rows[run_id(run)]["loss_nats"] == pytest.approx(float(expected.loss_nats[i]), rel=1e-5)
 

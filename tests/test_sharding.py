@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -145,7 +146,8 @@ def memory_of(model, **shape):
     run = make_run(model, n_items=32, batch_size=32)
     p = pack.Pack(train.Shape.of(run, 32, **shape), (run,), 1)
     program, k = pack.Program(p.shape, "map"), pack.knobs(p)
-    return program.advance.lower(jax.eval_shape(program.start, k), k, 1).compile().memory_analysis().temp_size_in_bytes
+    used: Any = program.advance.lower(jax.eval_shape(program.start, k), k, 1).compile().memory_analysis()
+    return used.temp_size_in_bytes
 
 
 def test_fewer_rows_a_pass_and_blocks_computed_again_take_less_memory():
