@@ -219,10 +219,10 @@ class _Watch:
             cancel(order)
 
     def _leave(self) -> None:
-        """Jobs that have not started are cancelled; orders are removed when their jobs have gone, unless something failed: they have logs."""
+        """Jobs that have nothing to do are cancelled; orders are removed when their jobs have gone, unless something failed: they have logs."""
         for order in self.orders:
             if not order.open():
-                cancel(order, ["PENDING"])
+                cancel(order)
         gone = self._until_gone(LEAVE_S)
         for order in self.orders:
             if gone and not self.failed and not order.open():
