@@ -64,14 +64,31 @@ def hints_of(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
+@functools.cache
+def _rules(cls: type) -> tuple[tuple[str, str, Any, typing.Mapping[str, Any]], ...]:
+    """Name, path in messages, type and legal values of each field of a class."""
+    return tuple((f.name, f"{name_of(cls)}.{f.name}", hints_of(cls)[f.name], f.metadata) for f in fields(cls))
+
+
+@functools.lru_cache(maxsize=1 << 16, typed=True)
+def _scalar(cls: type, i: int, value: Any) -> Any:
+    """The value of a field, checked; the runs of a sweep have most of them in common."""
+    _, path, hint, legal = _rules(cls)[i]
+    return _check(path, value, hint, legal)
+
+
 class Checked:
     """Validates every field on construction, from the annotations and the metadata of `field`."""
 
     def __post_init__(self) -> None:
-        hints = hints_of(type(self))
-        for f in fields(self):  # type: ignore[arg-type]
-            value = _check(f"{name_of(type(self))}.{f.name}", getattr(self, f.name), hints[f.name], f.metadata)
-            object.__setattr__(self, f.name, value)
+        for i, (name, path, hint, legal) in enumerate(_rules(type(self))):
+            value = getattr(self, name)
+            if type(value) in (str, int, bool) or (type(value) is float and value):  # but for 0.0, which equals -0.0
+                found = _scalar(type(self), i, value)
+            else:
+                found = _check(path, value, hint, legal)
+            if found is not value:
+                object.__setattr__(self, name, found)
         self._check_together()
 
     def _check_together(self) -> None:

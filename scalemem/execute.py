@@ -67,6 +67,7 @@ def check(runs: Sequence[RunSpec]) -> None:
             schedule.check(view, steps)
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def pack_key(run: RunSpec) -> tuple[RunSpec, tuple[int, ...]]:
     """What runs of one compiled program have in common; those of several stages are as long in each, too, so that they end it together."""
     return train.Shape.of(run).run, tuple(record.segments(run, i) for i in range(len(run.stages))) if len(run.stages) > 1 else ()

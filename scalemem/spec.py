@@ -384,15 +384,24 @@ def from_dict(cls: Any, value: Any, path: str = "") -> Any:
 
 
 def _build(hint: Any, value: Any, path: str) -> Any:
-    if typing.get_origin(hint) is types.UnionType and value is not None:
-        hint = typing.get_args(hint)[0]
-    if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value, path)
-    if typing.get_origin(hint) is tuple and dataclasses.is_dataclass(typing.get_args(hint)[0]):
-        if not isinstance(value, (list, tuple)):
-            raise error(path, value, "a list", f"write {path} as a list")
-        return tuple(from_dict(typing.get_args(hint)[0], v, f"{path}[{i}]") for i, v in enumerate(value))
-    return value
+    spec, several, absent = _spec_of(hint)
+    if spec is None or (absent and value is None):
+        return value
+    if not several:
+        return from_dict(spec, value, path)
+    if not isinstance(value, (list, tuple)):
+        raise error(path, value, "a list", f"write {path} as a list")
+    return tuple(from_dict(spec, v, f"{path}[{i}]") for i, v in enumerate(value))
+
+
+@functools.cache
+def _spec_of(hint: Any) -> tuple[Any, bool, bool]:
+    """Of the type of a field: the spec that it is or has, whether it has several, and whether it may be None."""
+    absent = typing.get_origin(hint) is types.UnionType
+    inner = typing.get_args(hint)[0] if absent else hint
+    several = typing.get_origin(inner) is tuple
+    inner = typing.get_args(inner)[0] if several else inner
+    return inner if dataclasses.is_dataclass(inner) else None, several, absent
 
 
 def canonical_json(spec: RunSpec) -> str:
