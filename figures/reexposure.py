@@ -9,12 +9,12 @@ SOURCES = {"stage0": "lost", "stage2": "never seen"}
 
 
 def draw(table, result):
-    facts, half = result.tables["facts"], result.tables["half"]
+    facts, half = result.tables["looks"], result.tables["half"]
     strengths = sorted(set(half["stage1_strategy_strength"].to_pylist()))
     fig, axes = plt.subplots(1, 1 + len(strengths), figsize=(2.6 * (1 + len(strengths)), 2.9), squeeze=False)
     for ax, strength in zip(axes[0], strengths, strict=False):
         runs = set(tables.where(half, f"stage1_strategy_strength == {strength}")[0]["run_id"].to_pylist())
-        rows = tables.where(facts, "stage == 2")[0]
+        rows = tables.where(facts, f"stage1_strategy_strength == {strength}")[0]
         run, source, step, recalled = (np.array(rows[c].to_pylist()) for c in ("run_id", "source", "stage_step", "recalled"))
         for i, (name, label) in enumerate(SOURCES.items()):
             at = np.unique(step)
@@ -29,8 +29,9 @@ def draw(table, result):
         rows = result.tables[name]
         for j, strength in enumerate(strengths):
             saved = np.array(tables.where(rows, f"stage1_strategy_strength == {strength}")[0]["savings_fraction"].to_pylist(), float)
-            ax.errorbar(j + 0.15 * i, saved.mean(), yerr=plot.half_width(saved) if len(saved) > 1 else 0.0, fmt=plot.MARKERS[i], color=plot.COLOURS[i + 2],
-                        markersize=4, label=label if j == 0 else None)
+            bar = plot.half_width(saved) if len(saved) > 1 else 0.0
+            ax.errorbar(j + 0.15 * i, saved.mean(), yerr=bar, fmt=plot.MARKERS[i], color=plot.COLOURS[i + 2], markersize=4,
+                        label=label if j == 0 else None)
     ax.set_xticks(range(len(strengths)), ["plain" if s == 0 else f"LwF, {s:g}" for s in strengths])
     ax.set(ylabel="steps saved, a share", ylim=(min(-0.03, ax.get_ylim()[0]), 1), xlim=(-0.5, len(strengths) - 0.3))
     ax.legend(fontsize=6)
