@@ -257,7 +257,7 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
     finished = store.finished()
     open_ = {i: run for i, run in enumerate(p.runs) if run_id(run) not in finished}
     taken: dict[int, record.Taken] = {i: {} for i in open_}
-    timed = dict.fromkeys(("work_seconds", "work_flops", "measure_seconds", "checkpoint_seconds"), 0.0)  # work: but for calls that compile
+    timed = dict.fromkeys(("work_seconds", "work_flops", "first_seconds", "measure_seconds", "checkpoint_seconds"), 0.0)  # first: compiles
     provenance = {"pack": p.id, "pack_size": p.size, "executor": how, "devices": max(1, devices), "host": socket.gethostname(),
                   "device": jax.devices()[0].device_kind, "jax": jax.__version__, "scalemem": __version__}
 
@@ -334,6 +334,8 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
             if compiled:
                 timed["work_seconds"] += took
                 timed["work_flops"] += flops
+            else:
+                timed["first_seconds"] += took
             segment, compiled, local = segment + ahead, True, local + ahead
             chunk = max(1, min(2 * local, int(ahead * CHUNK_S / max(took, 1e-3))))
             if segment in named:
