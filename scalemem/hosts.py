@@ -8,11 +8,12 @@ run it tells the others, which do the same (`follow`), for a computation over al
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -250,9 +251,14 @@ def follow(decode: Callable[[dict[str, Any]], Pack]) -> None:
             across.gathered(across.weights_of(states, a, bool(b)))
 
 
-def end() -> None:
-    """Of the first process: the others need not wait for more."""
-    _tell(END)
+@contextlib.contextmanager
+def leading(team: Team, across: bool = True) -> Iterator[None]:
+    """Of the first process: when this is left, however it is, the others need not wait for more."""
+    try:
+        yield
+    finally:
+        if across and team.count > 1:
+            _tell(END)
 
 
 def _tell(kind: int, a: int = 0, b: int = 0, payload: bytes = b"") -> None:

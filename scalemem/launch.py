@@ -112,13 +112,14 @@ def run(sweep: Sweep | Sequence[RunSpec], store: Store, executor: str = "auto", 
         return _counts(runs, store, report)
     if across:
         team.join()
-    taken = ways(runs, executor, passes, across)
-    if not across and (lost := next((way for way in taken if way.never_fits), None)):
-        raise SpecError(lost.complaint())
-    with store.writer() if team.index == 0 else contextlib.nullcontext(), _signals() as stopping:
-        if across and team.index:
-            hosts.follow(execute.from_json)
+        if team.index:
+            with _signals():
+                hosts.follow(execute.from_json)
             return _counts(runs, store, report)
+    with hosts.leading(team, across), store.writer() if team.index == 0 else contextlib.nullcontext(), _signals() as stopping:
+        taken = ways(runs, executor, passes, across)
+        if lost := next((way for way in taken if way.never_fits), None):
+            raise SpecError(lost.complaint())
         planned = [(way, _planned(way, store, passes, team, across)) for way in taken]
         keeping.ask(store.path, keep)
         if lacking := keeping.note(store, keep, runs):
@@ -133,15 +134,11 @@ def run(sweep: Sweep | Sequence[RunSpec], store: Store, executor: str = "auto", 
         for way in taken:
             if complaint := way.complaint():
                 tell({"event": "warning", "text": complaint})
-        try:
-            for (way, packs), n in zip(planned, teams, strict=True):
-                if packs and way.executor == "cpu":
-                    _processes(packs, store, n, tell, stopping)
-                elif packs:
-                    _here(packs, store, way.how, way.devices, tell, stopping)
-        finally:
-            if across and team.count > 1:
-                hosts.end()
+        for (way, packs), n in zip(planned, teams, strict=True):
+            if packs and way.executor == "cpu":
+                _processes(packs, store, n, tell, stopping)
+            elif packs:
+                _here(packs, store, way.how, way.devices, tell, stopping)
         execute.tidy(store)
     return _counts(runs, store, report)
 

@@ -36,10 +36,10 @@ ACROSS = """
     assert (len(jax.devices()), len(jax.local_devices())) == (4, 2)
     store, run = Store.open(sys.argv[2], create=True), longer(RUN, 20)
     if team.index == 0:
-        (p,) = execute.plan([run], store, "fsdp", 4)
-        assert not execute.work(p, store, "fsdp", 4, stopping=lambda: True)
-        assert store.checkpoints() == [p.id]
-        hosts.end()
+        with hosts.leading(team):
+            (p,) = execute.plan([run], store, "fsdp", 4)
+            assert not execute.work(p, store, "fsdp", 4, stopping=lambda: True)
+            assert store.checkpoints() == [p.id]
     else:
         hosts.follow(execute.from_json)
     assert launch.run([run], store, team=team, across=True) == {"done": 1, "diverged": 0, "failed": 0}

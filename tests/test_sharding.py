@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 from scalemem import execute, models, pack, sharding, train
 from scalemem.spec import run_id
 
-LARGE = dataclasses.replace(MODEL, d_model=32, vocab_size=64, seq_len=16)
+LARGE = dataclasses.replace(MODEL, d_model=64, vocab_size=64, seq_len=16)
 RUN = make_run(LARGE, n_items=32, batch_size=13, exposures=80, peak_lr=3e-3, weight_decay=0.1)  # 240 steps, the last of an epoch smaller
 
 EIGHT = """
