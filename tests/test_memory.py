@@ -10,7 +10,6 @@ from conftest import MODEL, longer, make_run
 
 from scalemem import launch, memory, pack, paths, train
 from scalemem.cli import main
-from scalemem.paths import Passes
 from scalemem.spec import SpecError
 
 
@@ -78,14 +77,3 @@ def test_a_plan_says_path_and_memory(monkeypatch, capsys, tmp_path, store):
         launch.run([make_run()], store, "vmap")
     assert main(["plan", str(sim), "--micro-batch", "-1"]) == 2
     assert "--micro-batch -1: must be at least 1" in capsys.readouterr().err
-
-
-def test_passes_change_no_number_but_by_rounding(store, tmp_path):
-    from scalemem.store import Store
-
-    runs, again = [make_run(exposures=20)], Store.open(tmp_path / "again", create=True)
-    launch.run(runs, store, "vmap")
-    launch.run(runs, again, "vmap", passes=Passes(micro_batch=2, remat=True))
-    (a,), (b,) = (s.table("runs").to_pylist() for s in (store, again))
-    assert a["run_id"] == b["run_id"]
-    assert b["loss_nats"] == pytest.approx(a["loss_nats"], rel=1e-5)
