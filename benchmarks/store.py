@@ -1,10 +1,14 @@
-"""How fast the store is: 2,000 runs of 100 curve rows in packs of 8, appended, counted and read. Prints a table.
+"""How fast the store is: 2,000 runs of 100 curve rows in packs of 8, planned, appended, counted and read. Prints a table.
 
-    python benchmarks/store.py [DIRECTORY]
+    python benchmarks/store.py [--folder DIRECTORY] [--out FILE.json]
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
+import platform
 import random
 import subprocess
 import sys
@@ -12,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from scalemem import execute
+from scalemem.durable import write_whole
 from scalemem.spec import DataSpec, ModelSpec, OptimizerSpec, Probe, RunSpec, Stage, canonical_json, run_id
 from scalemem.store import Store
 from scalemem.sweep import Sweep, grid, repeat
@@ -38,26 +44,37 @@ def _rows(runs: list[RunSpec]) -> dict[str, list[dict[str, object]]]:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", help="where the store is made (default: the folder for temporary files)")
+    parser.add_argument("--out")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         path = str(Path(folder) / "store")
-        begin = time.perf_counter()
+        begin, start = time.perf_counter(), time.process_time()
         runs = _sweep().runs()
-        planned = time.perf_counter()
+        execute.plan(runs)
+        planned, used = time.perf_counter(), time.process_time()
         packs = [_rows(runs[i:i + PACK]) for i in range(0, RUNS, PACK)]
         store = Store.open(path, create=True)
-        ready = time.perf_counter()
+        ready, before = time.perf_counter(), time.process_time()
         store.register("bench", runs)
         for pack in packs:
             store.append_tables(pack, {"pack_size": PACK})
-        done = time.perf_counter()
+        done, after = time.perf_counter(), time.process_time()
         fresh = {what: float(subprocess.run([sys.executable, "-c", FRESH.format(path=path, what=what)], check=True,
                                             capture_output=True, text=True).stdout)
                  for what in ("s.status()", "s.finished()", "s.table('runs')", "s.table('curves')")}
         n_bytes = sum(file.stat().st_size for file in (Path(path) / "parts").iterdir())
     print(f"{RUNS:,} runs x {ROWS} rows in packs of {PACK}, {n_bytes / 1e6:.1f} MB of parts")
-    for name, seconds in [("list the sweep's runs", planned - begin), ("register and append, fsynced", done - ready),
-                          *((f"{what}, fresh process", seconds) for what, seconds in fresh.items())]:
+    rows = [("list and plan the sweep", planned - begin), ("the same, of the processor", used - start),
+            ("register and append, fsynced", done - ready), ("the same, of the processor", after - before),
+            *((f"{what}, fresh process", seconds) for what, seconds in fresh.items())]
+    for name, seconds in rows:
         print(f"  {name:<34}{seconds:6.2f} s")
+    if args.out:
+        body = {"command": "python benchmarks/store.py", "machine": f"{os.cpu_count()} cores, {platform.machine()}", "load": os.getloadavg()[0],
+                "runs": RUNS, "rows": ROWS, "pack": PACK, "seconds": rows}
+        write_whole(Path(args.out), json.dumps(body, indent=1).encode() + b"\n")
 
 
 if __name__ == "__main__":
