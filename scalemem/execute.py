@@ -251,8 +251,9 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
     if not _suits(checkpoint.load_pack(folder), how, devices):
         store.remove_checkpoints(p.id)
     loaded = checkpoint.load(folder, stages.like, aside, told)
-    segment, states, curves = loaded or (0, None, {})  # segments are counted over all stages
-    states = stages.start() if states is None else stages.restored(states)
+    states: train.State = stages.restored(loaded[1]) if loaded else stages.start()
+    segment, curves = (loaded[0], loaded[2]) if loaded else (0, {})  # segments are counted over all stages
+    del loaded  # as large as the states
     stage = stages.of(segment)
     finished = store.finished()
     open_ = {i: run for i, run in enumerate(p.runs) if run_id(run) not in finished}
