@@ -452,9 +452,9 @@ def stops(order):
 @pytest.mark.parametrize("limit", [None, pytest.param("1", marks=pytest.mark.skipif(KILLS < 20, reason="waits for a time limit of a minute"))])
 def test_signalled_jobs_are_queued_again_and_finish_without_a_launcher(fresh, undisturbed, limit, tmp_path, monkeypatch):  # noqa: F811
     """The launcher is killed; a job that is signalled, or near its time limit, checkpoints, is queued again and goes on."""
-    if limit:  # Slurm sends the signal 25 to 55 seconds after the start: each call of the program is to take its time
-        (tmp_path / "sitecustomize.py").write_text("import time\nfrom scalemem.stages import Stages as s\nplain = s.advance\n"
-                                                   "s.advance = lambda *args: time.sleep(2) or plain(*args)\n")
+    if limit:  # Slurm sends the signal 25 to 55 seconds after the start: each step of a pack is to take its time
+        (tmp_path / "sitecustomize.py").write_text("import time\nfrom scalemem.locking import Lease\nplain = Lease.beat\n"
+                                                   "Lease.beat = lambda lease: time.sleep(1.5) or plain(lease)\n")
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
     store = fresh()
     process = start(store.path, *([limit] if limit else []))
