@@ -5,6 +5,7 @@ R rows a pass, T = S - 1 positions, N = R T; d, h, H, V, L: width, hidden width,
     weights       P numbers as they are kept; of a stage that is not the first, those at its start too, and what its strategy remembers
     optimizer     its moments, float32
     gradients     two of each trained number: the sum over passes, float32, and a pass's own
+    copies        of several runs one at a time: the states of all once more, for what comes out, and those of the run at work
     activations   a block keeps c (8 d + 4 h) N and (8 + c) H T N for attention's scores; the logits and their gradient 12 V N.
                   remat: c d N a block, and all else of one block only; gradients, then, also of a copy of the blocks' weights
                   fsdp: of R over the devices, and the weights gathered; with remat those of one block at a time
@@ -35,6 +36,7 @@ class Memory(NamedTuple):
     weights: float
     optimizer: float
     gradients: float
+    copies: float
     activations: float
     data: float
 
@@ -73,7 +75,8 @@ def _of_stage(p: Pack, i: int, how: str, devices: int) -> Memory:
     table = 4.0 * shape.slots * model.seq_len
     table = table if shape.slots * model.seq_len <= train.MATERIALISE_TOKENS else 0.0
     data = table + 12.0 * shape.slots
-    return Memory(weights * held / parts, moments * held / parts, gradients * at_once / parts, active * at_once, data * at_once)
+    copies = (weights + moments) * (held + 1) if held > at_once else 0.0
+    return Memory(weights * held / parts, moments * held / parts, gradients * at_once / parts, copies, active * at_once, data * at_once)
 
 
 @functools.lru_cache(maxsize=16)

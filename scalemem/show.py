@@ -49,7 +49,8 @@ def plan(console: Console, event: dict[str, Any], total: int) -> None:
     console.print(f"{event['runs']} runs{already} of {event['shapes']} shapes to compile, {event['flops'] / 1e12:.3g} TFLOPs, "
                   f"about {duration(event['seconds'])} on {event['workers']} worker{'s' * (event['workers'] != 1)}.")
     for row in event.get("paths", ()):
-        parts = ", ".join(f"{name} {_megabytes(row[f'{name}_bytes'])}" for name in ("weights", "optimizer", "gradients", "activations", "data"))
+        names = ("weights", "optimizer", "gradients", "copies", "activations", "data")
+        parts = ", ".join(f"{name} {_megabytes(row[f'{name}_bytes'])}" for name in names if row[f"{name}_bytes"])
         where = f" over {row['devices']} devices" if row["devices"] > 1 else ""
         console.print(f"  {row['path']}{where}: {row['runs']} runs, at most about {_megabytes(row['memory_bytes'])} of "
                       f"{'the machine' if row['path'] == 'cpu' else 'a device'}'s {_megabytes(row['capacity_bytes'])} ({parts})", soft_wrap=True)

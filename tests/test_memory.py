@@ -50,12 +50,12 @@ def test_a_split_state_takes_its_part():
 
 def test_what_is_too_large_for_a_device_is_split_or_said(monkeypatch, capsys, tmp_path):
     small, large = make_run(), make_run(model(d_model=256, n_layers=4))
-    monkeypatch.setattr(memory, "capacity", lambda device=None: 10e6)
+    monkeypatch.setattr(memory, "capacity", lambda device=None: 30e6)
     fits, lost = paths.of([small], "vmap", 0)[0], paths.of([large], "vmap", 0, auto=True)[0]  # there is one device
     assert (fits.fits, fits.complaint(), lost.executor, lost.fits) == (True, "", "vmap", False)
     assert lost.never_fits
     assert "\n" not in lost.complaint()
-    assert "must be at most 90% of the 0.01 GB that it has" in lost.complaint()
+    assert "must be at most 90% of the 0.03 GB that it has" in lost.complaint()
     monkeypatch.setattr(jax, "local_devices", lambda: [None] * 8)
     ways = paths.of([small, large, longer(small, 9)], "vmap", 0, auto=True)
     assert [(way.executor, way.devices, way.runs, way.fits) for way in ways] == [
