@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from scalemem.durable import StoreError, one_line, write_whole
-from scalemem.spec import RunSpec, SpecError, canonical_json, from_dict, run_id
+from scalemem.spec import RunSpec, SpecError, canonical_json, from_json, run_id
 
 
 def check() -> None:
@@ -93,7 +93,7 @@ def load(path: str | os.PathLike[str]) -> tuple[RunSpec, Any]:
         found = dict(deserialize(data))
         if meta.pop("sha256") != _sealed({name: bytes(t["data"]) for name, t in found.items()}, meta):
             raise ValueError("wrong checksum")
-        run = from_dict(RunSpec, json.loads(meta["spec"]))
+        run = from_json(meta["spec"])
         if run_id(run) != meta["run_id"]:
             raise ValueError("its spec is of another run")
         like = jax.eval_shape(lambda: models.init(run.model, jax.random.key(0)) | prompts.beside(run))
