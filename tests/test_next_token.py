@@ -44,6 +44,7 @@ def test_parts_hold_few_logits():
     tokens, weights = jax.ShapeDtypeStruct((16, 129), jnp.int32), jax.ShapeDtypeStruct((16,), jnp.float32)
     graded_ = jax.jit(jax.grad(lambda p, t, w: next_token.loss(models.apply(spec), p, t, w)))
     used = graded_.lower(params, tokens, weights).compile().memory_analysis()
+    assert used is not None
     assert used.temp_size_in_bytes < 200 << 20
 
 
