@@ -145,7 +145,7 @@ SHARD = """
 
 
 def test_a_checkpoint_is_gone_on_with_by_its_own_executor_only(tmp_path):
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+    env = {**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=3"}
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(SHARD), str(Path(__file__).parent), str(tmp_path / "store")],
                           env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -138,7 +138,7 @@ DEVICES = """
 
 
 def test_the_numbers_are_the_same_on_1_2_4_and_8_devices(tmp_path):
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    env = {**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"}
     here = Path(__file__).parent
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(DEVICES), str(here)], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

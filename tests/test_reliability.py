@@ -1,6 +1,6 @@
 """`kill -9` at random moments, of launchers and workers of a local sweep and of a sharded run: the store in the end equals an undisturbed one.
 
-Bit for bit. SCALEMEM_KILLS says how many kills in all (9 by default; 40 before a release): half of a local sweep, a quarter of its workers
+Bit for bit. SCALEMEM_KILLS says how many kills in all (5 by default; 40 before a release): half of a local sweep, a quarter of its workers
 alone, a quarter of a run that is spread over 8 devices.
 """
 
@@ -21,7 +21,7 @@ from scalemem import launch
 from scalemem.spec import run_id
 from scalemem.store import Store
 
-KILLS = int(os.environ.get("SCALEMEM_KILLS", "9"))
+KILLS = int(os.environ.get("SCALEMEM_KILLS", "5"))
 LOCAL, OF_WORKERS, SHARDED = KILLS - 2 * (KILLS // 4), KILLS // 4, KILLS // 4
 RUNS = [make_run(seed=i, n_items=13 + i % 3, exposures=(1500, 1000, 600)[i % 3]) for i in range(12)]
 
@@ -38,7 +38,7 @@ print(json.dumps(result), flush=True)
 
 
 def start(path, executor="cpu"):
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"} if executor == "shard" else {}
+    flags = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"} if executor == "shard" else {}
     env = {**os.environ, "SCALEMEM_CHECKPOINT_S": "0.05", **flags}
     return subprocess.Popen([sys.executable, "-c", LAUNCH, str(path), str(Path(__file__).parent), executor], env=env, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True, start_new_session=True)

@@ -71,8 +71,8 @@ EIGHT = """
 
 
 def flags(devices):
-    """Of XLA: so many devices, and little time spent on the speed of small programs."""
-    return f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    """Of XLA: those of all tests, and so many devices."""
+    return f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
 
 
 def on_eight(script, *argv):
