@@ -90,7 +90,7 @@ def final(run: RunSpec, state: train.State, weights: Weights, taken: Taken) -> t
 
 def _costs(run: RunSpec) -> dict[str, float]:
     """Of a run of several stages: its load, what each of them trains, and what its strategy costs beside plain training."""
-    found = {"load_ratio": load_ratio(run)} if len(run.stages) > 1 else {}
+    found = {"capacity_load_ratio": load_ratio(run)} if len(run.stages) > 1 else {}
     for i, stage in enumerate(run.stages if len(run.stages) > 1 else ()):
         found[f"stage{i}_trained_params"] = trainable.n_trained(run.model, stage)
         if stage.strategy:

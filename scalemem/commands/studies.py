@@ -137,7 +137,7 @@ def plan(args: argparse.Namespace) -> Outcome:
     rows = [{**{k: getattr(s.run.model, k) for k in ("n_layers", "d_model", "n_heads", "vocab_size", "seq_len")},
              "n_params": execute.accounting.n_params(s.run.model), "runs": len(rs), "path": way_of[s].executor,
              "train_flops": sum(map(execute.accounting.train_flops, rs)), "core_seconds": sum(map(execute.seconds, rs)),
-             **({"load_ratio": max(map(load_ratio, rs))} if len(s.run.stages) > 1 else {})}
+             **({"capacity_load_ratio": max(map(load_ratio, rs))} if len(s.run.stages) > 1 else {})}
             for s, rs in shapes.items()]
     lefts = [execute.left(own, store, way.how, way.devices) for way, own in planned]
     left = execute.Left(*map(sum, zip(*lefts, strict=True)))
