@@ -2,8 +2,7 @@
 
 What a strategy costs beside plain training is taken off its epochs; those with a strength, and shares of replay, have several. `joint` replays all
 old facts, `replay` and `remind` (as codes of their embeddings) 32; collateral and relational weigh eight blocks of those that are replayed. SI
-watches the learning of the old facts, too. Prompts are 16 to a pool.
-Source: shared/literature/forgetting.md 4.1 to 4.22.
+watches the learning of the old facts, too. Prompts are 16 to a pool. Source: shared/literature/forgetting.md 4.1 to 4.22.
 """
 import dataclasses
 
@@ -27,9 +26,8 @@ def base(change: dict, before: bool = False, *, old: int = 256, exposures: int =
 
 def arms(old: int) -> dict:
     """Arm -> (fields of the second stage, strengths or shares)."""
-    read = {"items": READ, "every": (every := old // READ)}
+    read, whole = {"items": READ, "every": (every := old // READ)}, {"fraction": 0.25, "n_items": old}
     parts = {"items": READ, "tasks": BLOCKS, "every": max(1, old // BLOCKS // (READ // BLOCKS)), "stride": old // BLOCKS}
-    whole = {"fraction": 0.25, "n_items": old}
     of = lambda name, strengths, replay=None, **fields: ({"strategy": StrategySpec(name, **fields), "replay": replay}, strengths)  # noqa: E731
     pool = lambda name: ({"trains": "prompts", "strategy": StrategySpec(name, pool=16, chosen=4, length=4)}, [0.01, 0.5])  # noqa: E731
     return {
@@ -43,8 +41,7 @@ def arms(old: int) -> dict:
         "collateral": of("collateral", None, ReplaySpec(**whole, blocks=BLOCKS), **parts), "remind": of("remind", [0.3, 1.0, 3.0], **read),
         "relational": of("relational", None, ReplaySpec(**whole, blocks=BLOCKS), **parts), "centre_loss": of("centre_loss", [0.1, 1.0], **read),
         "prototypes": of("prototypes", [0.3, 3.0], **read), "lora": ({"trains": "lora", "rank": 8}, None), "half": ({"trains": "half"}, None),
-        **{name: pool(name) for name in strategies.PROMPTS},
-    }
+        **{name: pool(name) for name in strategies.PROMPTS}}
 
 
 def sweep(names: list | None, seeds: int, **plan) -> Sweep:
@@ -59,7 +56,5 @@ def sweep(names: list | None, seeds: int, **plan) -> Sweep:
 
 
 SWEEP = {
-    "smoke": sweep(["none", "final"], 2, old=128, exposures=8, new=32, epochs=8, d=16),
-    "laptop": sweep(None, 5),
-    "gpu": sweep(None, 10, old=40_000, exposures=100, new=3200, epochs=60, d=256),
-}
+    "smoke": sweep(["none", "final"], 2, old=128, exposures=8, new=32, epochs=8, d=16), "laptop": sweep(None, 5),
+    "gpu": sweep(None, 10, old=40_000, exposures=100, new=3200, epochs=60, d=256)}

@@ -13,8 +13,9 @@ import pytest
 _CACHE = tempfile.TemporaryDirectory(prefix="scalemem-tests-xla-") if "PYTEST_XDIST_WORKER" not in os.environ else None
 if _CACHE:  # the processes that this one starts share it
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
-# And without optimisation: each runs for a moment, and compiling takes a fifth of the time. XLA ends a process that gives it a flag it does not know.
-_QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+# And without optimisation: each runs for a moment. (The emitters of fusions stay: without them a program that is cut elsewhere rounds otherwise.)
+# XLA ends a process that gives it a flag it does not know.
+_QUICK = "--xla_backend_optimization_level=0"
 if _CACHE and "XLA_FLAGS" not in os.environ:
     known = subprocess.run([sys.executable, "-c", "import jax; jax.devices()"], env={**os.environ, "XLA_FLAGS": _QUICK, "JAX_PLATFORMS": "cpu"},
                            capture_output=True, check=False).returncode == 0

@@ -332,11 +332,11 @@ def test_a_killed_worker_is_started_again_and_every_run_finishes_once(store):
 
 @pytest.fixture
 def raising(tmp_path, monkeypatch):
-    """Workers in which the work of the run of seed 66 raises as soon as it is counted: the whole pack is lost."""
+    """Workers in which the work of the run of 30 exposures raises as soon as it is counted: the whole pack is lost."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import scalemem.accounting as a\nplain = a.train_flops\n"
-        "def train_flops(run):\n    if run.seed == 66: raise RuntimeError('the roof\\nfell in')\n    return plain(run)\n"
-        "a.train_flops = train_flops\n")
+        "import scalemem.accounting as a\nplain = a.stage_flops\n"
+        "def stage_flops(model, stage):\n    if stage.exposures == 30: raise RuntimeError('the roof\\nfell in')\n    return plain(model, stage)\n"
+        "a.stage_flops = stage_flops\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
 
 
