@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import math
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -107,10 +107,9 @@ def activations(model: ModelSpec, rows: float, *, remat: bool = False) -> float:
     return kept + 12.0 * model.vocab_size * n
 
 
-def capacity(device: Any = None) -> float:
+def capacity() -> float:
     """Bytes of a device's memory; of a CPU, the machine's shared by the devices that it is taken for."""
-    device = device or jax.local_devices()[0]
-    stats = device.memory_stats()
+    stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return float(stats["bytes_limit"])
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / len(jax.local_devices())

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from scalemem import accounting, pack, train
+from scalemem import accounting, execute, memory, pack, train
 from scalemem.durable import write_whole
 from scalemem.spec import RunSpec
+from scalemem.worker import cache_folder
 
 GROWTH = 4  # from one size tried to the next
 ENOUGH = 0.95  # the smallest pack that trains at this share of the best rate is taken: it resumes and checkpoints sooner
@@ -29,7 +28,7 @@ FILLS = 0.8  # of a device's memory that a pack may fill
 TRIAL_S = 0.5  # of training, after compiling
 FEW_BATCHES = 4  # an epoch of a trial
 WORTH_FLOPS = 1e13  # a sweep of less work than this is over before trials would be
-UNTRIED, UNTRIED_CPU = 64, 8  # runs of a pack of such a sweep: at most, and on a CPU, whose tests compile one size
+UNTRIED = 64  # most runs of a pack of such a sweep; on a CPU as many as `execute` takes
 
 
 class Trial(NamedTuple):
@@ -58,10 +57,10 @@ def choose(members: Sequence[RunSpec], shape: train.Shape, how: str, devices: in
     """
     work = sum(map(accounting.train_flops, members))
     if work < WORTH_FLOPS:
-        size = UNTRIED_CPU if jax.default_backend() == "cpu" else min(len(members), UNTRIED)
+        size = execute.PACK_SIZE if jax.default_backend() == "cpu" else min(len(members), UNTRIED)
         return -(-size // devices) * devices
     trial = trial or remembered
-    limit, found, size = _memory_bytes(), {}, devices
+    limit, found, size = memory.capacity(), {}, devices
     while True:
         found[size] = tried = trial(shape, size, members[0], how, devices)
         best = max(t.flops_per_second for t in found.values())
@@ -100,8 +99,8 @@ def measured(shape: train.Shape, size: int, run: RunSpec, how: str, devices: int
 def remembered(shape: train.Shape, size: int, run: RunSpec, how: str, devices: int) -> Trial:
     """As `measured`, or what it gave on this device before, with these versions."""
     batch = run.stages[0].batch_size
-    about = (shape, size, batch, how, devices, jax.local_devices()[0].device_kind, jax.__version__, _memory_bytes())
-    path = folder() / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:24]}.json"
+    about = (shape, size, batch, how, devices, jax.local_devices()[0].device_kind, jax.__version__, memory.capacity())
+    path = cache_folder("packs") / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:24]}.json"
     try:
         return Trial(**json.loads(path.read_bytes()), trial_seconds=0.0)
     except (OSError, ValueError, TypeError):
@@ -113,16 +112,3 @@ def remembered(shape: train.Shape, size: int, run: RunSpec, how: str, devices: i
     except OSError:  # a cache that cannot be written is none
         pass
     return found
-
-
-def folder() -> Path:
-    """Where trials are kept: `scalemem/packs` in XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scalemem" / "packs"
-
-
-def _memory_bytes() -> float:
-    """Memory of a device; of a CPU, that of the machine."""
-    stats: dict[str, Any] | None = jax.local_devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return float(stats["bytes_limit"])
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / len(jax.local_devices())

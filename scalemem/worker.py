@@ -45,13 +45,17 @@ def settle(core: int | None, parent: int | None = None) -> None:
         sys.exit(f"process {parent}, which started this worker, has ended")
 
 
+def cache_folder(name: str) -> Path:
+    """What this user keeps between processes: a folder in `scalemem` in XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scalemem" / name
+
+
 def compilation_cache() -> None:
     """Compiled programs are kept between processes, in the user's cache folder (or JAX_COMPILATION_CACHE_DIR)."""
     import jax
 
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(Path(root) / "scalemem" / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder("xla")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 

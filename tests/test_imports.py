@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "orders": ["execute", "worker"],
     "sbatch": ["orders"],
     "cluster": ["sbatch"],
-    "packsize": ["pack", "durable"],
+    "packsize": ["worker", "memory"],
     "launch": ["cluster", "packsize", "paths"],
     # what came of it
     "durable": [],

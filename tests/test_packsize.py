@@ -7,6 +7,7 @@ from conftest import make_run
 
 from scalemem import accounting, packsize, train
 from scalemem.packsize import Trial, choose
+from scalemem.worker import cache_folder
 
 RUN = make_run(exposures=1 << 27)
 SHAPE = train.Shape.of(RUN, 16, 5)
@@ -43,7 +44,7 @@ def test_no_larger_than_there_are_runs_and_a_multiple_of_the_devices():
 
 
 def test_no_pack_that_would_fill_the_memory(monkeypatch):
-    monkeypatch.setattr(packsize, "_memory_bytes", lambda: 100.0)
+    monkeypatch.setattr(packsize.memory, "capacity", lambda: 100.0)
     assert chosen({1: 1e9, 4: 4e9, 16: 16e9}, bytes_each=2.0) == (16, [1, 4, 16])  # 64 would need 128 of 80
     assert chosen({1: 1e9, 4: 4e9, 16: 16e9}, bytes_each=6.0) == (4, [1, 4])
 
@@ -72,6 +73,6 @@ def test_measures_a_rate_and_memory_and_remembers_them(how, monkeypatch, tmp_pat
     assert packsize.remembered(SHAPE, 2, RUN, how, 1) == first._replace(trial_seconds=0.0)
     other = dataclasses.replace(SHAPE, micro_batch=4)
     assert packsize.remembered(other, 2, RUN, how, 1).trial_seconds > 0
-    for path in packsize.folder().iterdir():
+    for path in cache_folder("packs").iterdir():
         path.write_text("not JSON")
     assert packsize.remembered(SHAPE, 2, RUN, how, 1).trial_seconds > 0

@@ -97,10 +97,7 @@ def query(spec: ModelSpec, params: Params, tokens: Int[Array, "B T"]) -> Float[A
 
 
 def _query(module: GPT, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-    x = module.embed(tokens)
-    for block in module.blocks:
-        x = block(x)
-    return jax.lax.stop_gradient(module.norm(x).astype(jnp.float32))
+    return jax.lax.stop_gradient(module.norm(module.features(tokens)).astype(jnp.float32))
 
 
 def cosine(queries: Float[Array, "*L D"], keys: Float[Array, "M D"]) -> Float[Array, "*L M"]:

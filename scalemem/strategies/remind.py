@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -144,12 +145,10 @@ def costs(run: RunSpec) -> Costs:
     stage, model = run.stages[0], run.model
     assert stage.strategy is not None
     whole, d, above = accounting.stage_flops(model, stage), model.d_model, model.n_layers - layer(model)
-    positions = stage.exposures * stage.data.n_items * (model.seq_len - 1)
     if model.arch == "mlp":
         upper = 6.0 * stage.exposures * stage.data.n_items * (min(above, model.n_layers - 1) * d * d + model.vocab_size * d)
     else:
-        matrices = above * (4 * d * d + (2 if model.mlp == "gelu" else 3) * d * accounting.mlp_width(model)) + model.vocab_size * d
-        upper = float(positions * (6 * matrices + 12 * above * (model.seq_len - 1) * d))
+        upper = accounting.stage_flops(dataclasses.replace(model, n_layers=above), stage)
     share = upper / whole if whole else 0.0
     return Costs(share + reading.share(run, reading.stored(stage.strategy) / 3), stored_bits=stored_bits(run))
 
