@@ -21,7 +21,7 @@ def graded(spec, monkeypatch, most, part, loss=next_token.loss, remat=False):
     monkeypatch.setattr(next_token, "MOST_LOGITS", most)
     monkeypatch.setattr(next_token, "A_PART", part)
     apply, params = models.apply(spec, remat=remat), models.init(spec, jax.random.key(0))
-    return jax.value_and_grad(lambda p: loss(apply, p, TOKENS, WEIGHTS))(params)
+    return jax.jit(jax.value_and_grad(lambda p: loss(apply, p, TOKENS, WEIGHTS)))(params)
 
 
 @pytest.mark.parametrize(("change", "loss", "remat"), [
