@@ -16,8 +16,9 @@ if _CACHE:  # the processes that this one starts share it
 # And without optimisation: each runs for a moment. (The emitters of fusions stay: without them a program that is cut elsewhere rounds otherwise.)
 # XLA ends a process that gives it a flag it does not know.
 _QUICK = "--xla_backend_optimization_level=0"
+_QUICKEST = f"{_QUICK} --xla_cpu_use_fusion_emitters=false"
 if _CACHE and "XLA_FLAGS" not in os.environ:
-    known = subprocess.run([sys.executable, "-c", "import jax; jax.devices()"], env={**os.environ, "XLA_FLAGS": _QUICK, "JAX_PLATFORMS": "cpu"},
+    known = subprocess.run([sys.executable, "-c", "import jax; jax.devices()"], env={**os.environ, "XLA_FLAGS": _QUICKEST, "JAX_PLATFORMS": "cpu"},
                            capture_output=True, check=False).returncode == 0
     os.environ["XLA_FLAGS"] = _QUICK if known else ""
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
@@ -29,6 +30,15 @@ from scalemem.store import Store  # noqa: E402
 
 MODEL = ModelSpec(d_model=8, n_layers=1, n_heads=2, vocab_size=32, seq_len=8)
 SLOTS, ROWS, SIZE = 16, 5, 8  # the one program: room for 16 items, 5 rows a pass, 8 runs; what execute.plan makes of these runs
+
+
+@pytest.fixture(scope="module")
+def quickest():
+    """For tests whose training is all in processes of their own: these compile in a third of the time, and round otherwise than this one."""
+    with pytest.MonkeyPatch.context() as m:
+        if os.environ["XLA_FLAGS"] == _QUICK:
+            m.setenv("XLA_FLAGS", _QUICKEST)
+        yield
 
 
 def pytest_unconfigure(config):
