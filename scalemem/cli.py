@@ -50,10 +50,12 @@ def parser(laws: str = "") -> argparse.ArgumentParser:
     def stepping(sub: argparse.ArgumentParser) -> None:
         running(sub)
         sub.add_argument("--executor", default="auto",
-                         help="cpu (a pinned process a core), vmap, shard, fsdp (one model over all devices), or auto (default)")
+                         help="cpu (a pinned process a core), vmap, shard, fsdp (each model over several devices), or auto (default)")
         sub.add_argument("--micro-batch", type=int, metavar="ROWS", help="most rows a forward pass; a step sums the gradients of as many passes as "
                          "its batch needs (default: as suits the executor)")
         sub.add_argument("--remat", action="store_true", help="compute each block again in the backward pass: less memory, a third more work")
+        sub.add_argument("--split", type=int, metavar="N", help="devices that fsdp splits each model over, with a run on each so many (default: all; "
+                         "where auto chooses fsdp, as few as have the memory)")
 
     def executing(sub: argparse.ArgumentParser) -> None:
         stepping(sub)
@@ -75,6 +77,8 @@ def parser(laws: str = "") -> argparse.ArgumentParser:
         jobs.add_argument("--time", metavar="LIMIT", help="of a job: minutes, HOURS:MINUTES:SECONDS or DAYS-HOURS; when it is reached, the job "
                           "checkpoints and is queued again")
         jobs.add_argument("--gpus", type=int, metavar="N", help="of a job (default 0): vmap on one, shard on several")
+        jobs.add_argument("--gpu-memory", type=float, metavar="GB", help="of each GPU: models too large for one are split over a job's, and no "
+                          "pack is larger than fits (default: not known, and neither is done)")
         jobs.add_argument("--cpus", type=int, metavar="N", help="cores of a job (default 1); without GPUs a process on each")
         jobs.add_argument("--array-limit", type=int, metavar="N", help="most jobs at once (default 16)")
         jobs.add_argument("--pack-size", type=int, metavar="N", help="runs of a pack on each GPU (default 64): no size can be tried from here")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import signal
 import subprocess
@@ -15,10 +16,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from scalemem import execute, locking, orders
+from scalemem import execute, locking, memory, orders, paths, train
 from scalemem.durable import one_line
 from scalemem.orders import Entry, Order
 from scalemem.pack import Pack
+from scalemem.paths import Passes, Path
 from scalemem.sbatch import PREFIX, Slurm, cancel, jobs, submit
 from scalemem.spec import RunSpec, SpecError, run_id
 from scalemem.store import Store, StoreError
@@ -31,13 +33,12 @@ GRACE_S = 60.0  # how long a pack may be free while jobs start or end, before an
 LEAVE_S = 30.0  # after Ctrl-C, how long jobs may take to checkpoint
 
 
-def run(runs: Sequence[RunSpec], store: Store, how: str, devices: int, slurm: Slurm, report: Report, stopping: Callable[[], int],
-        micro_batch: int = 0, remat: bool = False) -> None:
+def run(store: Store, way: Path, slurm: Slurm, passes: Passes, report: Report, stopping: Callable[[], int]) -> None:
     """Runs what the store lacks as jobs, and returns when none of its packs is open.
 
     Args:
-      runs, store, report: as for `launch.run`.
-      how, devices, micro_batch, remat: as for `execute.plan`.
+      store, report, passes: as for `launch.run`.
+      way: the runs, and how they go (`ways`).
       slurm: what jobs ask for.
       stopping: asked now and then; gives the signal that asks to stop, or 0.
     Raises:
@@ -46,9 +47,33 @@ def run(runs: Sequence[RunSpec], store: Store, how: str, devices: int, slurm: Sl
       Interrupted: SIGINT, after the jobs have been cancelled, with checkpoints; or SIGTERM, and the jobs go on.
     """
     with locking.exclusive(store.path / "lock-slurm"):
-        sizes = None if how == "map" else lambda members, _: min(len(members), slurm.pack_size * max(1, devices))
-        plan = functools.partial(execute.plan, runs, store, how, max(1, devices), micro_batch, remat, sizes)
-        _Watch(runs, store, how, devices, slurm, report, plan).until_settled(stopping)
+        sizes = functools.partial(size, slurm=slurm, devices=way.devices)
+        plan = functools.partial(execute.plan, way.runs, store, way.how, max(1, way.devices), passes.micro_batch, passes.remat, sizes, way.split)
+        _Watch(way.runs, store, way.how, way.devices, slurm, report, plan).until_settled(stopping)
+
+
+def ways(runs: Sequence[RunSpec], slurm: Slurm, executor: str, passes: Passes) -> list[Path]:
+    """Which runs take which executor in a job.
+
+    "auto" is a process a core on CPUs, vmap on a GPU, shard on several, or fsdp for a model too large for one of them; "vmap" is a process a GPU.
+
+    Raises:
+      SpecError: a model is too large for all GPUs of a job.
+    """
+    chosen = executor if executor != "auto" else "shard" if slurm.gpus > 1 else "vmap" if slurm.gpus else "cpu"
+    devices = 0 if chosen in ("cpu", "vmap") else max(1, slurm.gpus)
+    found = paths.of(runs, chosen, devices, passes, slurm.gpus if executor == "auto" else 0, slurm.gpu_memory * paths.GB or math.inf)
+    if lost := next((way for way in found if way.never_fits), None):
+        raise SpecError(lost.complaint())
+    return found
+
+
+def size(members: Sequence[RunSpec], shape: train.Shape, slurm: Slurm, devices: int) -> int:
+    """The runs of a pack that is vmap on each of so many GPUs: `pack_size` on each, or as many as its memory, where it is known, has room for."""
+    each, room = slurm.pack_size, memory.FILLS * slurm.gpu_memory * paths.GB
+    if room:
+        each = max(1, min(each, int(room / memory.of(Pack(shape, tuple(members[:1]), 1), "vmap").total)))
+    return min(len(members), each * max(1, devices))
 
 
 class _Watch:
@@ -71,7 +96,7 @@ class _Watch:
         self.flops = self.left_flops = left.flops
         most = max(1, min(slurm.array_limit * slurm.tasks(how), len(packs)))
         report({"event": "plan", "packs": len(packs), "runs": left.runs, "workers": most, "shapes": len({p.shape for p in packs}),
-                "flops": left.flops, "seconds": left.seconds / most})
+                "flops": left.flops, "seconds": left.seconds / most, "total_runs": len(runs)})
 
     def _orders(self, known: list[dict[str, Any]]) -> list[Order]:
         """The orders whose jobs live and work on our runs, and a new one of the packs that none of them has; those of dead jobs are removed."""

@@ -33,6 +33,7 @@ from scalemem import (
 )
 from scalemem.data import schedule
 from scalemem.durable import DiskError
+from scalemem.models import attention
 from scalemem.pack import Pack
 from scalemem.spec import RunSpec, SpecError, at_stage, from_dict, run_id, to_dict
 from scalemem.store import Store, StoreWarning
@@ -73,11 +74,11 @@ def pack_key(run: RunSpec) -> tuple[RunSpec, tuple[int, ...]]:
     return train.Shape.of(run).run, tuple(record.segments(run, i) for i in range(len(run.stages))) if len(run.stages) > 1 else ()
 
 
-def _micro_batch(runs: Sequence[RunSpec], how: str, devices: int, most: int) -> int:
+def _micro_batch(runs: Sequence[RunSpec], how: str, split: int, most: int) -> int:
     """Rows a forward pass: on a CPU those that leave least padding near what the caches like, elsewhere the largest batch; `most`, if not 0."""
     if most or how == "fsdp":
         rows = min(most or 1 << 30, max(stage.batch_size for run in runs for stage in run.stages))
-        return -(-rows // devices) * devices if how == "fsdp" else rows
+        return -(-rows // split) * split if how == "fsdp" else rows
     batches = {stage.batch_size for run in runs for stage in run.stages}
     if how != "map":
         return max(batches)
@@ -91,18 +92,20 @@ def seconds(run: RunSpec) -> float:
 
 
 def plan(runs: Sequence[RunSpec], store: Store | None = None, how: str = "map", devices: int = 1, micro_batch: int = 0,
-         remat: bool = False, sizes: Callable[[Sequence[RunSpec], train.Shape], int] | None = None) -> list[Pack]:
+         remat: bool = False, sizes: Callable[[Sequence[RunSpec], train.Shape], int] | None = None, split: int = 0) -> list[Pack]:
     """Packs of the runs that the store lacks, longest first: one compilation for every model shape.
 
     Args:
       runs: the whole sweep; it fixes how much room a shape's data sets get, whatever has been done already.
       store: whose finished runs are left out, and whose packs with a checkpoint of this executor go on first, as they were, with
         their finished runs in their places. `left` counts what there is to do.
-      how: "map", "vmap", "shard" or "fsdp"; "vmap" and "shard" keep runs of one number of items and batch together, "fsdp" has a run a pack.
-      devices: for "shard": pack sizes are multiples of it; for "fsdp": the rows of a pass are.
+      how: "map", "vmap", "shard" or "fsdp"; all but "map" keep runs of one number of items and batch together.
+      devices: for "shard": pack sizes are multiples of it; for "fsdp": there are as many.
       micro_batch: most rows a forward pass; a step sums the gradients of as many passes as its batch needs. 0: as suits the executor.
       remat: each block's activations are computed again in the backward pass, and not kept.
       sizes: of (runs, shape) gives how many share a pack, for "vmap" and "shard", such as `packsize.choose`; 8 by default.
+      split: for "fsdp": over how many devices each run is split, of which the rows of a pass are a multiple; there is a run of a pack on each so
+        many. All by default.
     Returns:
       packs that have every missing run once.
     Raises:
@@ -110,6 +113,7 @@ def plan(runs: Sequence[RunSpec], store: Store | None = None, how: str = "map", 
       StoreError: the store cannot be read.
     """
     check(runs)
+    split = split or devices
     todo = {run_id(run): run for run in (store.missing(runs) if store else runs)}
     resumed = []
     for name in store.checkpoints() if store else ():
@@ -130,9 +134,9 @@ def plan(runs: Sequence[RunSpec], store: Store | None = None, how: str = "map", 
         members.sort(key=seconds, reverse=True)
         short = how != "map" or seconds(members[len(members) // 2]) < SHORT_RUN_S
         slots, *later = (max(r.stages[i].data.n_items for r in sweep[key]) for i in range(len(members[0].stages)))
-        shape = train.Shape.of(members[0], slots, _micro_batch(sweep[key], how, devices, micro_batch), tuple(later), remat)
+        shape = train.Shape.of(members[0], slots, _micro_batch(sweep[key], how, split, micro_batch), tuple(later), remat)
         size = sizes(members, shape) if sizes and how in ("vmap", "shard") else PACK_SIZE if short else 1
-        size = 1 if how == "fsdp" else -(-size // devices) * devices
+        size = devices // split if how == "fsdp" else -(-size // devices) * devices
         packs += [Pack(shape, tuple(members[i : i + size]), size) for i in range(0, len(members), size)]
     return resumed + sorted(packs, key=pack_seconds, reverse=True)
 
@@ -260,7 +264,8 @@ def work(p: Pack, store: Store, how: str = "map", devices: int = 0, report: Repo
     taken: dict[int, record.Taken] = {i: {} for i in open_}
     timed = dict.fromkeys(("work_seconds", "work_flops", "first_seconds", "measure_seconds", "checkpoint_seconds"), 0.0)  # first: compiles
     provenance = {"pack": p.id, "pack_size": p.size, "executor": how, "devices": max(1, devices), "host": socket.gethostname(),
-                  "device": jax.devices()[0].device_kind, "jax": jax.__version__, "scalemem": __version__}
+                  "device": jax.devices()[0].device_kind, "jax": jax.__version__, "scalemem": __version__,
+                  "attention": attention.kind(p.shape.run.model)}
 
     def failed(run: RunSpec, error: Exception) -> None:
         store.fail([run_id(run)], reason(error), traceback.format_exc()[-4000:])

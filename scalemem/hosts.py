@@ -151,7 +151,7 @@ class _Across(Stages):
             whole = _of_first(own.reshape(-1).view(np.uint8)).view(own.dtype).reshape(own.shape)  # as bytes, whatever their type
             return jax.make_array_from_callback(whole.shape, place, lambda index: whole[index])
 
-        return jax.tree.map(spread, states, sharding.of(states, self.mesh, 1))
+        return jax.tree.map(spread, states, sharding.of(states, self.mesh, packed=True))
 
     def gathered(self, tree: Any) -> Any:
         """Whole arrays in the memory of every process, one after another: a device holds one of them whole for a moment."""

@@ -63,13 +63,15 @@ def choose(executor: str) -> tuple[str, int]:
 
 def ways(runs: Sequence[RunSpec], executor: str = "auto", passes: paths.Passes = paths.Passes(), across: bool = False) -> list[paths.Path]:  # noqa: B008
     """Which runs take which executor on these devices, and whether they fit (`scalemem.paths`); `across`: the devices of all processes are one."""
-    if across:
-        import jax
+    import jax
 
+    if across:
         if _legal(executor) not in ("auto", "fsdp"):
             raise SpecError(f"--executor {executor}: must be fsdp, or left out, with --across-hosts; only one model is split over hosts")
+        if passes.split:
+            raise SpecError(f"--split {passes.split}: cannot be with --across-hosts, which splits a model over all devices; leave one of them out")
         return paths.of(runs, "fsdp", len(jax.devices()), passes)
-    return paths.of(runs, *choose(executor), passes, auto=executor == "auto")
+    return paths.of(runs, *choose(executor), passes, auto=len(jax.local_devices()) if executor == "auto" else 0)
 
 
 def run(sweep: Sweep | Sequence[RunSpec], store: Store, executor: str = "auto", workers: int | None = None,
@@ -80,7 +82,7 @@ def run(sweep: Sweep | Sequence[RunSpec], store: Store, executor: str = "auto", 
     Args:
       sweep: a Sweep, or its runs.
       store: opened for writing; this call holds it.
-      executor: "cpu" (one pinned process a core), "vmap", "shard", "fsdp" (one model over all devices), or "auto".
+      executor: "cpu" (one pinned process a core), "vmap", "shard", "fsdp" (each model over several devices), or "auto".
       workers: processes of the "cpu" executor; the cores that may be used, by default.
       report: called with events: {"event": "plan", "packs", "runs", "workers", "shapes", "flops", "seconds"} of what is left to do,
         {"event": "progress", "flops"}, {"event": "run", "run_id", "status"}, {"event": "failed", "run_ids", "reason", "log"} and
@@ -88,7 +90,7 @@ def run(sweep: Sweep | Sequence[RunSpec], store: Store, executor: str = "auto", 
         to those of the plan, unless work is done twice.
       slurm: what jobs ask for; with it packs run as jobs of Slurm (`cluster.run`), and this call submits and watches them.
       keep: what is kept of runs that finish from now on, beside their rows (`scalemem.keeping`).
-      passes: the rows of a forward pass, and whether blocks are computed again in the backward pass.
+      passes: the rows of a forward pass, whether blocks are computed again in the backward pass, and over how many devices fsdp splits a model.
       team: the processes that make this same call (`hosts.team`), each on its own devices; all return the same.
       across: they train each model together, split over the devices of all.
     Returns:
@@ -107,7 +109,10 @@ def run(sweep: Sweep | Sequence[RunSpec], store: Store, executor: str = "auto", 
     if slurm:
         keeping.ask(store.path, keep)
         with _signals() as stopping:
-            cluster.run(runs, store, *slurm.how(_legal(executor)), slurm, tell, stopping, passes.micro_batch, passes.remat)
+            for way in cluster.ways(runs, slurm, _legal(executor), passes):
+                if complaint := way.complaint():
+                    tell({"event": "warning", "text": complaint})
+                cluster.run(store, way, slurm, passes, tell, stopping)
         execute.tidy(store)
         return _counts(runs, store, report)
     if across:
@@ -148,7 +153,7 @@ def _planned(way: paths.Path, store: Store, passes: paths.Passes, team: hosts.Te
     packs = []
     if team.index == 0:
         sizes = functools.partial(packsize.choose, how=way.how, devices=max(1, way.devices)) if way.how in ("vmap", "shard") else None
-        packs = execute.plan(way.runs, store, way.how, max(1, way.devices), passes.micro_batch, passes.remat, sizes)
+        packs = execute.plan(way.runs, store, way.how, max(1, way.devices), passes.micro_batch, passes.remat, sizes, way.split)
     if team.count == 1 or across:
         return packs
     packs = [execute.from_json(each) for each in json.loads(team.share(json.dumps([execute.to_json(p) for p in packs]).encode()))]

@@ -8,7 +8,7 @@ R rows a pass, T = S - 1 positions, N = R T; d, h, H, V, L: width, hidden width,
     copies        of several runs one at a time: the states of all once more, for what comes out, and those of the run at work
     activations   a block keeps c (8 d + 4 h) N and (8 + c) H T N for attention's scores; the logits and their gradient 12 V N.
                   remat: c d N a block, and all else of one block only; gradients, then, also of a copy of the blocks' weights
-                  fsdp: of R over the devices, and the weights gathered; with remat those of one block at a time
+                  fsdp: of R over the devices of a run, and the weights gathered; with remat those of one block at a time
     data          the table of items, 4 S n, if it is small enough to be one; and the order of an epoch
 """
 
@@ -51,7 +51,7 @@ def of(p: Pack, how: str, devices: int = 1) -> Memory:
     Args:
       p: as `execute.plan` makes it for this executor.
       how: "map" (one run at a time, the states of all), "vmap", "shard" or "fsdp".
-      devices: over how many a pack of "shard" or "fsdp" is spread.
+      devices: over how many a pack of "shard" or "fsdp" is spread; of the latter each run over its part of them.
     """
     return max((_of_stage(p, i, how, max(1, devices)) for i in range(len(p.runs[0].stages))), key=lambda m: m.total)
 
@@ -59,7 +59,7 @@ def of(p: Pack, how: str, devices: int = 1) -> Memory:
 def _of_stage(p: Pack, i: int, how: str, devices: int) -> Memory:
     shape, stage = p.shape.stage(i), p.runs[0].stages[i]
     model, view = shape.run.model, at_stage(p.runs[0], i)
-    parts, held = devices if how == "fsdp" else 1, -(-p.size // (devices if how == "shard" else 1))
+    parts, held = (devices // p.size, 1) if how == "fsdp" else (1, -(-p.size // (devices if how == "shard" else 1)))
     at_once = 1 if how in ("map", "fsdp") or (how == "shard" and jax.default_backend() == "cpu") else held
     wide, total, trained = jnp.dtype(model.param_dtype).itemsize, accounting.n_params(model), trainable.n_trained(model, stage)
     beside = total + trained if stage.trains in ("lora", "prompts") else total  # adapters lie beside the weights

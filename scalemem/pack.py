@@ -3,7 +3,8 @@
 map    one after another (`lax.map`): best on a CPU core, where one model fills the caches
 vmap   all at once: best on a GPU or TPU, where many small models fill the chip
 shard  spread over the devices along the mesh axis "runs" (`shard_map`), with map or vmap on each
-fsdp   one run over all devices, its state split along the mesh axis "fsdp" (`sharding.py`): for a model too large for one of them
+fsdp   each run over several devices, its state split along the mesh axis "fsdp" (`sharding.py`): for a model too large for one of them; a pack
+       has as many runs as there are such groups of devices, along the mesh axis "runs"
 """
 
 from __future__ import annotations
@@ -53,12 +54,13 @@ class Program:
     Args:
       shape: what fixes the program, of one stage.
       how: "map", "vmap", "shard" or "fsdp".
-      devices: for "shard": the devices; the pack's size must be a multiple of their number. For "fsdp": of which the rows of a pass must be a
-        multiple; the pack's size is 1.
+      devices: for "shard": the devices; the pack's size must be a multiple of their number. For "fsdp": the rows of a pass must be a multiple of
+        those that a run has.
+      size: of the pack; only "fsdp" needs it.
     """
 
-    def __init__(self, shape: train.Shape, how: str, devices: Sequence[Any] = ()):
-        mesh = _mesh(how, tuple(devices or jax.local_devices()))
+    def __init__(self, shape: train.Shape, how: str, devices: Sequence[Any] = (), size: int = 1):
+        mesh = _mesh(how, tuple(devices or jax.local_devices()), size)
         placement = sharding.placement(mesh) if how == "fsdp" and mesh else train.Placement()
 
         def start(k: train.Knobs) -> train.State:
@@ -77,17 +79,19 @@ class Program:
 
 
 def _many(f, how: str, mesh: Mesh | None = None):
-    """A function of one run as one of the pack's: on one device of the mesh, or for "fsdp" of its only run on all."""
+    """A function of one run as one of the pack's: on one device of the mesh, or for "fsdp" each on its row of devices."""
     if how == "fsdp" and mesh:
-        return lambda given: sharding.placed(jax.tree.map(lambda x: x[None], f(jax.tree.map(lambda x: x[0], given))), mesh, 1)
+        alone = lambda given: jax.tree.map(lambda x: x[None], f(jax.tree.map(lambda x: x[0], given)))  # noqa: E731
+        many = jax.vmap(f, spmd_axis_name=sharding.RUNS) if mesh.shape[sharding.RUNS] > 1 else alone
+        return lambda given: sharding.placed(many(given), mesh, packed=True)
     at_once = how == "vmap" or (how == "shard" and jax.default_backend() != "cpu")
     return jax.vmap(f) if at_once else functools.partial(jax.lax.map, f)
 
 
-def _mesh(how: str, devices: tuple[Any, ...]) -> Mesh | None:
+def _mesh(how: str, devices: tuple[Any, ...], size: int) -> Mesh | None:
     if how == "shard":
         return Mesh(np.asarray(devices), ("runs",))
-    return sharding.mesh(devices) if how == "fsdp" else None
+    return sharding.mesh(devices, size) if how == "fsdp" else None
 
 
 def devices(n: int) -> tuple[Any, ...]:
@@ -97,25 +101,25 @@ def devices(n: int) -> tuple[Any, ...]:
 
 
 @functools.lru_cache(maxsize=128)
-def program(shape: train.Shape, how: str, n_devices: int = 0) -> Program:
-    """The program of a shape, built once a process."""
-    return Program(shape, how, devices(n_devices))
+def program(shape: train.Shape, how: str, n_devices: int = 0, size: int = 1) -> Program:
+    """The program of a shape, built once a process; `size`, of the pack, is for "fsdp" alone."""
+    return Program(shape, how, devices(n_devices), size)
 
 
 @functools.lru_cache(maxsize=128)
-def switch(shape: train.Shape, i: int, how: str, n_devices: int = 0):
+def switch(shape: train.Shape, i: int, how: str, n_devices: int = 0, size: int = 1):
     """The compiled function (states, knobs of stage i - 1, knobs of stage i) -> states before the first step of stage i."""
     before, now = shape.run.stages[i - 1 : i + 1]
     same = before.strategy is not None and now.strategy is not None and before.strategy.name == now.strategy.name
-    return _switch(shape.stage(i - 1), shape.stage(i), how, n_devices, now.continued, same)
+    return _switch(shape.stage(i - 1), shape.stage(i), how, n_devices, size, now.continued, same)
 
 
 @functools.lru_cache(maxsize=128)
-def _switch(before: train.Shape, after: train.Shape, how: str, n_devices: int, continued: bool, same: bool):
+def _switch(before: train.Shape, after: train.Shape, how: str, n_devices: int, size: int, continued: bool, same: bool):
     def one(given):
         return train.switch(before, after, *given, continued=continued, same=same)
 
-    mesh = _mesh(how, devices(n_devices)) if how == "fsdp" else None
+    mesh = _mesh(how, devices(n_devices), size) if how == "fsdp" else None
     return jax.jit(lambda states, k_before, k: _many(one, how, mesh)((states, k_before, k)))
 
 

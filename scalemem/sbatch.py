@@ -36,6 +36,7 @@ class Slurm:
     partition: str | None = None  # the cluster's default
     time: str | None = None  # as for sbatch: minutes, HOURS:MINUTES:SECONDS or DAYS-HOURS; the partition's default
     gpus: int = 0  # of a job
+    gpu_memory: float = 0.0  # GB of a GPU; 0: not known, and nothing is taken to be too large
     cpus: int = 1  # cores of a job; without GPUs there is a process on each
     array_limit: int = 16  # most jobs at once
     pack_size: int = 64  # runs of a pack on a GPU: where packs are planned there may be none to try sizes on
@@ -45,6 +46,8 @@ class Slurm:
         for name, least in (("gpus", 0), ("cpus", 1), ("array_limit", 1), ("pack_size", 1)):
             if getattr(self, name) < least:
                 raise SpecError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}; raise it")
+        if self.gpu_memory < 0 or (self.gpu_memory and not self.gpus):
+            raise SpecError(f"--gpu-memory {self.gpu_memory:g}: must be above 0, and go with --gpus; say the GB of one GPU, or leave it out")
         if self.time is not None and not _TIME.fullmatch(self.time):
             raise SpecError(f"--time {self.time!r}: must be minutes, HOURS:MINUTES:SECONDS or DAYS-HOURS; write 90, 1:30:00 or 1-12")
 
@@ -60,12 +63,6 @@ class Slurm:
         else:  # sbatch: MINUTES, MINUTES:SECONDS or HOURS:MINUTES:SECONDS
             seconds = parts[0] * 3600 + parts[1] * 60 + parts[2] if found[4] else parts[0] * 60 + parts[1]
         return max(1, -(-seconds // 60))
-
-    def how(self, executor: str) -> tuple[str, int]:
-        """(executor of a pack, devices): on CPUs a process a core, on a GPU vmap, on several shard; "vmap" is a process a GPU."""
-        if executor == "auto":
-            executor = "shard" if self.gpus > 1 else "vmap" if self.gpus else "cpu"
-        return ("map" if executor == "cpu" else executor, 0 if executor in ("cpu", "vmap") else max(1, self.gpus))
 
     def tasks(self, how: str) -> int:
         """Processes of a job, each of which takes packs."""

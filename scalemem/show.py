@@ -41,6 +41,7 @@ def duration(seconds: float) -> str:
 
 def plan(console: Console, event: dict[str, Any], total: int) -> None:
     """One line: what is to be done, before anything is spent."""
+    total = event.get("total_runs", total)  # of jobs: those that go one way
     done = total - event["runs"]
     already = f" ({done} of {total} are there already)" if done else ""
     if not event["runs"]:
@@ -52,6 +53,7 @@ def plan(console: Console, event: dict[str, Any], total: int) -> None:
         names = ("weights", "optimizer", "gradients", "copies", "activations", "data")
         parts = ", ".join(f"{name} {_megabytes(row[f'{name}_bytes'])}" for name in names if row[f"{name}_bytes"])
         where = f" over {row['devices']} devices" if row["devices"] > 1 else ""
+        where += f", each model over {row['split']}" if 1 < row["split"] < row["devices"] else ""
         console.print(f"  {row['path']}{where}: {row['runs']} runs, at most about {_megabytes(row['memory_bytes'])} of "
                       f"{'the machine' if row['path'] == 'cpu' else 'a device'}'s {_megabytes(row['capacity_bytes'])} ({parts})", soft_wrap=True)
 

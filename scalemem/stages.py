@@ -15,9 +15,10 @@ class Stages:
 
     def __init__(self, p: Pack, how: str, devices: int):
         count = len(p.runs[0].stages)
-        self.shape, self.how, self.devices = p.shape, how, devices
+        self.shape = p.shape
+        self.way = (how, devices, p.size if how == "fsdp" else 1)  # of its size no other program depends
         self.knobs = [pack.knobs(p, i) for i in range(count)]
-        self.programs = [pack.program(p.shape.stage(i), how, devices) for i in range(count)]
+        self.programs = [pack.program(p.shape.stage(i), *self.way) for i in range(count)]
         self.begins = [0]
         for i in range(count):
             self.begins.append(self.begins[-1] + max(record.segments(run, i) for run in p.runs))
@@ -34,15 +35,15 @@ class Stages:
 
     def switch(self, states: train.State, stage: int) -> train.State:
         """The states before the first step of a stage."""
-        return pack.switch(self.shape, stage, self.how, self.devices)(states, self.knobs[stage - 1], self.knobs[stage])
+        return pack.switch(self.shape, stage, *self.way)(states, self.knobs[stage - 1], self.knobs[stage])
 
     def like(self, segment: int) -> train.State:
         """Shapes and types of the states after so many segments; of a split state also where its parts are."""
         states = jax.eval_shape(self.programs[0].start, self.knobs[0])
         for stage in range(1, self.of(segment) + 1):
-            switch = pack.switch(self.shape, stage, self.how, self.devices)
+            switch = pack.switch(self.shape, stage, *self.way)
             states = jax.eval_shape(switch, states, self.knobs[stage - 1], self.knobs[stage])
-        return sharding.like(states, self.mesh, 1) if self.how == "fsdp" else states
+        return sharding.like(states, self.mesh) if self.way[0] == "fsdp" else states
 
     @property
     def mesh(self) -> Any:

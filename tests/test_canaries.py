@@ -233,19 +233,20 @@ def test_extraction_is_what_greedy_decoding_gives():
     got = measure.get("extraction")(run, params, train.key(0, "data"), train.key(0, "probe"))
     probes, apply = canaries.probes(run, train.key(0, "data")), models.apply(model)
 
-    def decode(prompt, count):
-        tokens = list(prompt)
+    def decode(prompts, count):
+        tokens = np.asarray(prompts)
         for _ in range(count):
-            tokens.append(int(apply(params, jnp.asarray([tokens]))[0, -1].argmax()))
-        return np.array(tokens[len(prompt):])
+            following = jax.jit(apply)(params, jnp.asarray(tokens))[:, -1].argmax(-1)
+            tokens = np.concatenate([tokens, np.asarray(following)[:, None]], 1)
+        return tokens[:, prompts.shape[1]:]
 
     assert 0 < got["memorized_fraction_planted"] <= 1
-    for c, tokens in enumerate(np.asarray(probes.tokens)):
-        same = decode(tokens[:4], 4) == tokens[4:]
-        assert got["score_accuracy"][c] == same.mean()
-        assert got["memorized_rate"][c] == same.all()
-        for k in (1, 2, 4, 6):
-            assert got[f"extractable_rate_{k}"][c] == (decode(tokens[:k], 2) == tokens[k : k + 2]).all()
+    tokens = np.asarray(probes.tokens)
+    same = decode(tokens[:, :4], 4) == tokens[:, 4:]
+    np.testing.assert_array_equal(got["score_accuracy"], same.mean(1))
+    np.testing.assert_array_equal(got["memorized_rate"], same.all(1))
+    for k in (1, 2, 4, 6):
+        np.testing.assert_array_equal(got[f"extractable_rate_{k}"], (decode(tokens[:, :k], 2) == tokens[:, k : k + 2]).all(1))
     assert got["memorized_fraction_controls"] == got["memorized_rate"][~probes.planted].mean()
     nats = -jax.nn.log_softmax(apply(params, probes.tokens[:, :-1]))
     suffix = np.take_along_axis(np.asarray(nats), np.asarray(probes.tokens)[:, 1:, None], -1)[:, 3:, 0].sum(1)

@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "worker": ["execute"],
     "orders": ["execute", "worker"],
     "sbatch": ["orders"],
-    "cluster": ["sbatch"],
+    "cluster": ["sbatch", "paths"],
     "packsize": ["worker", "memory"],
     "launch": ["cluster", "packsize", "paths"],
     # what came of it

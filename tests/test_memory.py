@@ -51,15 +51,19 @@ def test_a_split_state_takes_its_part():
 def test_what_is_too_large_for_a_device_is_split_or_said(monkeypatch, capsys, tmp_path):
     small, large = make_run(), make_run(model(d_model=256, n_layers=4))
     monkeypatch.setattr(memory, "capacity", lambda device=None: 30e6)
-    fits, lost = paths.of([small], "vmap", 0)[0], paths.of([large], "vmap", 0, auto=True)[0]  # there is one device
+    fits, lost = paths.of([small], "vmap", 0)[0], paths.of([large], "vmap", 0, auto=1)[0]
     assert (fits.fits, fits.complaint(), lost.executor, lost.fits) == (True, "", "vmap", False)
     assert lost.never_fits
     assert "\n" not in lost.complaint()
     assert "must be at most 90% of the 0.03 GB that it has" in lost.complaint()
-    monkeypatch.setattr(jax, "local_devices", lambda: [None] * 8)
-    ways = paths.of([small, large, longer(small, 9)], "vmap", 0, auto=True)
-    assert [(way.executor, way.devices, way.runs, way.fits) for way in ways] == [
-        ("vmap", 0, (small, longer(small, 9)), True), ("fsdp", 8, (large,), True)]
+    room = 1.2 * paths.of([large], "fsdp", 8, paths.Passes(split=4))[0].memory.total
+    monkeypatch.setattr(memory, "capacity", lambda device=None: room)
+    many = [small, longer(small, 9), *(dataclasses.replace(large, seed=i) for i in range(4))]
+    ways = paths.of(many, "vmap", 0, auto=8)  # as few devices a model as have the memory
+    assert [(way.executor, way.devices, way.split, way.runs, way.fits) for way in ways] == [
+        ("vmap", 0, 0, tuple(many[:2]), True), ("fsdp", 8, 4, tuple(many[2:]), True)]
+    (alone,) = paths.of([large], "vmap", 0, auto=8)  # no device is left without a run
+    assert (alone.split, alone.memory.total < ways[1].memory.total) == (8, True)
     assert [way.executor for way in paths.of([large], "vmap", 0)] == ["vmap"]  # as asked
 
 

@@ -21,6 +21,7 @@ from scalemem.spec import run_id
 
 LARGE = dataclasses.replace(MODEL, d_model=64, vocab_size=64, seq_len=16)
 RUN = make_run(LARGE, n_items=32, batch_size=13, exposures=80, peak_lr=3e-3, weight_decay=0.1)  # 240 steps, the last of an epoch smaller
+BOTH = [dataclasses.replace(longer(RUN, 20), seed=seed) for seed in (0, 1)]
 
 EIGHT = """
     import json, os, sys, warnings
@@ -30,7 +31,7 @@ EIGHT = """
     import jax, numpy as np
     from scalemem import execute, launch, memory, pack, sharding, train
     from scalemem.store import Store
-    from test_sharding import RUN
+    from test_sharding import BOTH, RUN
 
     def stored(store):
         return json.dumps([store.table(name).to_pylist() for name in ("runs", "curves")])
@@ -59,6 +60,15 @@ EIGHT = """
     assert execute.work(execute.plan([RUN], stopped, "fsdp", 8)[0], stopped, "fsdp", 8)
     found["same bits"] = stored(calm) == stored(stopped)
     found["provenance"] = next(iter(stopped.provenance().values()))
+
+    (q,) = execute.plan(BOTH, None, "fsdp", 8, split=4)
+    assert (q.size, q.shape.micro_batch) == (2, 16)
+    states = pack.program(q.shape, "fsdp", 8, 2).start(pack.knobs(q))
+    found["tokens"] = [list(s.data.shape) for s in states.params["tokens"].addressable_shards]
+    pairs = Store.open(place / "pairs", create=True)
+    assert not execute.work(q, pairs, "fsdp", 8, stopping=lambda: True)
+    assert execute.work(execute.plan(BOTH, pairs, "fsdp", 8)[0], pairs, "fsdp", 8)  # as its checkpoint has it
+    found["pairs"] = {row["run_id"]: row["loss_nats"] for row in pairs.table("runs").to_pylist()}
 
     memory.capacity = lambda device=None: 1e4  # of which no run has enough
     (way,) = launch.ways([RUN])
@@ -119,6 +129,15 @@ def test_a_split_run_is_gone_on_with_bit_for_bit(eight):
     assert (eight["provenance"]["executor"], eight["provenance"]["devices"], eight["provenance"]["pack_size"]) == ("fsdp", 8, 1)
 
 
+def test_two_runs_train_at_once_on_four_devices_each(eight):
+    """The mesh has rows of devices, a run each; they stop and go on together."""
+    assert eight["tokens"] == [[1, LARGE.vocab_size // 4, LARGE.d_model]] * 8
+    alone = trained(BOTH, size=2, slots=32, rows=13)
+    assert sorted(eight["pairs"]) == sorted(map(run_id, BOTH))
+    for i, run in enumerate(BOTH):
+        assert eight["pairs"][run_id(run)] == pytest.approx(float(alone.loss_nats[i]), rel=1e-5)
+
+
 def test_smaller_passes_and_blocks_computed_again_change_nothing_but_rounding(eight, alone):
     loss, rows = eight["again"]
     assert rows == 8  # 4, but one on every device
@@ -131,8 +150,9 @@ def test_a_model_too_large_for_a_device_is_sent_to_all(eight):
 
 def test_how_arrays_are_split():
     split = sharding.split
-    assert split((1, 32, 96), 8, 1) == PartitionSpec(None, None, "fsdp")
-    assert split((1, 96, 32), 8, 1) == PartitionSpec(None, "fsdp")
+    assert split((2, 32, 96), 8, packed=True) == PartitionSpec("runs", None, "fsdp")
+    assert split((2, 96, 32), 8, packed=True) == PartitionSpec("runs", "fsdp")
+    assert split((2,), 8, packed=True) == PartitionSpec("runs")
     assert split((50257, 768), 8) == PartitionSpec(None, "fsdp")  # the vocabulary is no multiple
     assert split((sharding.WHOLE,), 8) == PartitionSpec("fsdp")
     for whole in ((), (sharding.WHOLE - 8,), (1001, 999)):

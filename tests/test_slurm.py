@@ -1,7 +1,9 @@
 """Packs as jobs of Slurm: what is asked of it, its view of a store, orders and tries. Commands are scripts; `test_slurm_jobs.py` has a real one."""
 
+import dataclasses
 import functools
 import json
+import math
 import os
 import re
 import signal
@@ -10,10 +12,10 @@ import sys
 import threading
 
 import pytest
-from conftest import make_pack, make_run
+from conftest import MODEL, make_pack, make_run
 from test_reliability import RUNS, content, undisturbed  # noqa: F401
 
-from scalemem import checkpoint, cli, cluster, execute, launch, locking, orders, sbatch, worker
+from scalemem import checkpoint, cli, cluster, execute, launch, locking, memory, orders, pack, paths, sbatch, train, worker
 from scalemem.durable import DiskError
 from scalemem.orders import Order
 from scalemem.spec import SpecError, run_id
@@ -49,6 +51,7 @@ def new_order(store, runs=FEW, how="map", tasks=1):
 
 @pytest.mark.parametrize(("option", "message"), [
     ({"cpus": 0}, "--cpus 0: must be at least 1"), ({"gpus": -1}, "--gpus -1: must be at least 0"),
+    ({"gpu_memory": 8.0}, "--gpu-memory 8: must be above 0, and go with --gpus"),
     ({"array_limit": 0}, "--array-limit 0: must be at least 1"), ({"time": "soon"}, "--time 'soon': must be minutes, HOURS"),
 ])
 def test_options_that_cannot_be_are_one_line(option, message):
@@ -64,13 +67,30 @@ def test_times_are_those_of_sbatch(text, minutes):
 
 
 @pytest.mark.parametrize(("slurm", "executor", "how", "tasks"), [
-    (sbatch.Slurm(cpus=4), "auto", ("map", 0), 4), (sbatch.Slurm(gpus=1, cpus=4), "auto", ("vmap", 0), 1),
-    (sbatch.Slurm(gpus=8), "auto", ("shard", 8), 1), (sbatch.Slurm(gpus=8), "vmap", ("vmap", 0), 8), (sbatch.Slurm(), "vmap", ("vmap", 0), 1),
-    (sbatch.Slurm(gpus=8), "fsdp", ("fsdp", 8), 1), (sbatch.Slurm(gpus=8, cpus=2), "cpu", ("map", 0), 2),
+    (sbatch.Slurm(cpus=4), "auto", ("map", 0, 0), 4), (sbatch.Slurm(gpus=1, cpus=4), "auto", ("vmap", 0, 0), 1),
+    (sbatch.Slurm(gpus=8), "auto", ("shard", 8, 0), 1), (sbatch.Slurm(gpus=8), "vmap", ("vmap", 0, 0), 8),
+    (sbatch.Slurm(), "vmap", ("vmap", 0, 0), 1), (sbatch.Slurm(gpus=8), "fsdp", ("fsdp", 8, 8), 1),
+    (sbatch.Slurm(gpus=8, cpus=2), "cpu", ("map", 0, 0), 2),
 ])
 def test_the_executor_is_that_of_the_jobs_node(slurm, executor, how, tasks):
-    assert slurm.how(executor) == how
+    (way,) = cluster.ways(FEW, slurm, executor, paths.Passes())
+    assert (way.how, way.devices, way.split) == how
     assert slurm.tasks(how[0]) == tasks
+
+
+def test_a_model_too_large_for_a_gpu_of_a_job_is_split_over_few_of_them_and_packs_are_no_larger_than_fit():
+    large = [make_run(dataclasses.replace(MODEL, d_model=128, n_layers=4, vocab_size=512), seed=i) for i in range(4)]
+    need = paths.of(large, "vmap", 0, room=math.inf)[0].memory.total / paths.GB
+    slurm = sbatch.Slurm(gpus=8, gpu_memory=0.9 * need)
+    ways = cluster.ways([*FEW, *large], slurm, "auto", paths.Passes())
+    assert [(way.how, way.devices, way.split, len(way.runs)) for way in ways] == [("shard", 8, 0, len(FEW)), ("fsdp", 8, 2, 4)]
+    with pytest.raises(SpecError, match=r"a model of .* parameters needs about .* of each of 4 devices"):
+        cluster.ways(large, sbatch.Slurm(gpus=4, gpu_memory=1e-6), "auto", paths.Passes())
+    assert [way.how for way in cluster.ways(large, sbatch.Slurm(gpus=8), "auto", paths.Passes())] == ["shard"]  # memory not known
+    shape = train.Shape.of(large[0])
+    each = memory.of(pack.Pack(shape, tuple(large[:1]), 1), "vmap").total / paths.GB
+    sizes = [cluster.size(large * 100, shape, sbatch.Slurm(gpus=2, gpu_memory=gb), 2) for gb in (0, each, 10.1 * each / 0.9)]
+    assert sizes == [128, 2, 20]
 
 
 def test_the_script_of_a_job_asks_for_what_was_asked(store, fake):

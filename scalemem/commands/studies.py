@@ -27,7 +27,7 @@ def _slurm(args: argparse.Namespace) -> Any:
     """What jobs ask for, of --launcher slurm; None with --launcher local."""
     from scalemem import sbatch
 
-    names = ("partition", "time", "gpus", "cpus", "array_limit", "pack_size")
+    names = ("partition", "time", "gpus", "gpu_memory", "cpus", "array_limit", "pack_size")
     asked = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     more = pairs(args.slurm, "slurm")
     if args.launcher == "slurm":
@@ -49,7 +49,7 @@ def _execute(args: argparse.Namespace, name: str, console: Any) -> tuple[Store, 
     keep = keeping.parse(args.keep_models, args.checkpoint_at)
     if args.workers is not None and args.workers < 1:
         raise SpecError(f"--workers {args.workers}: must be at least 1; leave it out to use every core")
-    slurm, passes = _slurm(args), paths.Passes(args.micro_batch or 0, args.remat)
+    slurm, passes = _slurm(args), paths.Passes(args.micro_batch or 0, args.remat, args.split or 0)
     team = hosts.Team() if slurm else hosts.team(args.coordinator, args.processes, args.process_id)
     console.quiet = team.index > 0
     if args.across_hosts:
@@ -124,9 +124,9 @@ def plan(args: argparse.Namespace) -> Outcome:
     runs = sweep.runs()
     store = Store.open(path) if (path / "store.json").exists() else None
     execute.check(runs)
-    passes = paths.Passes(args.micro_batch or 0, args.remat)
+    passes = paths.Passes(args.micro_batch or 0, args.remat, args.split or 0)
     ways = launch.ways(runs, args.executor, passes)
-    planned = [(way, execute.plan(way.runs, store, way.how, max(1, way.devices), passes.micro_batch, passes.remat)) for way in ways]
+    planned = [(way, execute.plan(way.runs, store, way.how, max(1, way.devices), passes.micro_batch, passes.remat, split=way.split)) for way in ways]
     packs = [p for _, own in planned for p in own]
     finished = store.finished() if store else {}
     shapes: dict[Any, list[Any]] = {}

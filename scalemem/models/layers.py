@@ -8,6 +8,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from scalemem.models.attention import causal
+
 
 def weight(shape: tuple[int, ...], std: float | None = None, fill: float = 0.0) -> nnx.Param:
     """A parameter that says how it starts: normal with `std`, or filled. `scalemem.models.init` does it, by the name of its path."""
@@ -111,13 +113,8 @@ class Attention(nnx.Module):
 
     def prefix(self, x: Float[Array, "B T D"]) -> tuple[Float[Array, "B T D"], Cache]:
         """The layer's output at positions 0..T-1, and their keys and values."""
-        t = x.shape[1]
         q, k, v = self.heads(x)
-        scores = jnp.einsum("bthk,bshk->bhts", q, k).astype(jnp.float32)
-        causal = jnp.tril(jnp.ones((t, t), bool))
-        probs = jax.nn.softmax(jnp.where(causal, scores, -1e30), axis=-1).astype(x.dtype)
-        y = self.out(jnp.einsum("bhts,bshk->bthk", probs, v).reshape(x.shape))
-        return y, (k.swapaxes(1, 2), v.swapaxes(1, 2))
+        return self.out(causal(q, k, v).reshape(x.shape)), (k.swapaxes(1, 2), v.swapaxes(1, 2))
 
     def step(self, x: Float[Array, "B 1 D"], position: Int[Array, ""], cache: Cache) -> tuple[Float[Array, "B 1 D"], Cache]:
         """The layer's output at one position, which joins the cache; what stands behind it there is not read."""
