@@ -13,12 +13,10 @@ import pytest
 _CACHE = tempfile.TemporaryDirectory(prefix="scalemem-tests-xla-") if "PYTEST_XDIST_WORKER" not in os.environ else None
 if _CACHE:  # the processes that this one starts share it
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
-# And without optimisation: each runs for a moment. (The emitters of fusions stay: without them a program that is cut elsewhere rounds otherwise.)
-# XLA ends a process that gives it a flag it does not know.
-_QUICK = "--xla_backend_optimization_level=0"
-_QUICKEST = f"{_QUICK} --xla_cpu_use_fusion_emitters=false"
+# And without optimisation, as each runs for a moment. XLA ends a process that gives it a flag it does not know.
+_QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 if _CACHE and "XLA_FLAGS" not in os.environ:
-    known = subprocess.run([sys.executable, "-c", "import jax; jax.devices()"], env={**os.environ, "XLA_FLAGS": _QUICKEST, "JAX_PLATFORMS": "cpu"},
+    known = subprocess.run([sys.executable, "-c", "import jax; jax.devices()"], env={**os.environ, "XLA_FLAGS": _QUICK, "JAX_PLATFORMS": "cpu"},
                            capture_output=True, check=False).returncode == 0
     os.environ["XLA_FLAGS"] = _QUICK if known else ""
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
@@ -32,13 +30,23 @@ MODEL = ModelSpec(d_model=8, n_layers=1, n_heads=2, vocab_size=32, seq_len=8)
 SLOTS, ROWS, SIZE = 16, 5, 8  # the one program: room for 16 items, 5 rows a pass, 8 runs; what execute.plan makes of these runs
 
 
-@pytest.fixture(scope="module")
-def quickest():
-    """For tests whose training is all in processes of their own: these compile in a third of the time, and round otherwise than this one."""
-    with pytest.MonkeyPatch.context() as m:
-        if os.environ["XLA_FLAGS"] == _QUICK:
-            m.setenv("XLA_FLAGS", _QUICKEST)
-        yield
+# The files that take longest, largely by waiting for other processes: begun first, so that no core is left alone with one of them at the end.
+LONG = ("execute", "reliability", "hosts", "sharding", "disks", "slurm_jobs", "fuzz_tables", "studies", "contracts", "losses", "canaries")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(name) if (name := item.path.stem.removeprefix("test_")) in LONG else len(LONG))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """A test marked `optimised` compares programs that are cut differently to their last bits: it has a process with XLA as users have it."""
+    if pyfuncitem.get_closest_marker("optimised") is None or os.environ["XLA_FLAGS"] != _QUICK:
+        return None
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", pyfuncitem.nodeid]
+    done = subprocess.run(command, cwd=pyfuncitem.config.rootpath, env={**os.environ, "XLA_FLAGS": ""}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:]
+    return True
 
 
 def pytest_unconfigure(config):

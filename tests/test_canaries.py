@@ -179,6 +179,7 @@ def test_what_does_not_go_together_is_one_line_before_anything_runs(run, said):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.optimised
 def test_a_looked_at_run_trains_as_one_that_is_not():
     plain, looked = (trained([planted(segments=s, exposures=2, n_items=50)], slots=N, size=1) for s in (1, 3))
     jax.tree.map(np.testing.assert_array_equal, plain.params, looked.params)

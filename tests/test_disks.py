@@ -16,7 +16,6 @@ from scalemem import cli
 from scalemem.spec import run_id
 from scalemem.store import Store
 
-pytestmark = pytest.mark.usefixtures("quickest")
 RUNS = [make_run(exposures=e, seed=i) for i, e in enumerate((24, 24, 6))]
 MANY = [make_run(exposures=2000, seed=i) for i in range(16)]
 SIM = """

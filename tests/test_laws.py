@@ -1,6 +1,7 @@
 """Laws: what every one promises, and the published numbers that they reproduce."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from scipy import stats
 
 from scalemem import laws
 from scalemem.laws.base import Law, Parameter
-from scalemem.laws.posterior import Posterior
+from scalemem.laws.posterior import Posterior, Predictive
 from scalemem.laws.sample import Sample
 from scalemem.tables import TableError
 
@@ -183,6 +184,15 @@ def test_a_mixture_has_the_quantiles_of_its_cdf_and_a_density_that_is_its_slope(
         assert spread.cdf(spread.quantile(p)) == pytest.approx(p, abs=1e-9)
     slope = (spread.cdf(np.array([1.001])) - spread.cdf(np.array([0.999]))) / 0.002
     assert np.exp(spread.log_density(np.array([1.0]))) == pytest.approx(slope, rel=1e-4)
+
+
+def test_the_density_of_a_component_that_is_a_point_or_lies_nowhere():
+    spread = Predictive(laws.get("linear"), np.full(3, 1 / 3), np.array([[1.0], [2.0], [math.inf]]), np.array([[0.5], [0.0], [math.inf]]), math.inf)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        elsewhere, there = spread.log_density(np.array([1.5])), spread.log_density(np.array([2.0]))
+    assert elsewhere == pytest.approx(stats.norm.logpdf(1.5, 1.0, 0.5) - math.log(3))
+    assert there == math.inf
 
 
 @pytest.mark.parametrize("sd", [1e-12, 1e-3, 1.0])

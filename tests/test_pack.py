@@ -31,6 +31,7 @@ def packed():
     return trained(RUNS)
 
 
+@pytest.mark.optimised
 def test_a_run_in_a_pack_is_the_run_alone(packed):
     for i, run in enumerate(RUNS):
         alone = one(trained([run], size=1), 0)

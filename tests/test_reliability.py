@@ -21,7 +21,6 @@ from scalemem import launch
 from scalemem.spec import run_id
 from scalemem.store import Store
 
-pytestmark = pytest.mark.usefixtures("quickest")
 KILLS = int(os.environ.get("SCALEMEM_KILLS", "5"))
 LOCAL, OF_WORKERS, SHARDED = KILLS - 2 * (KILLS // 4), KILLS // 4, KILLS // 4
 RUNS = [make_run(seed=i, n_items=13 + i % 3, exposures=(1500, 1000, 600)[i % 3]) for i in range(12)]
@@ -56,7 +55,7 @@ def content(store):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, quickest):
+def undisturbed(tmp_path_factory):
     store = Store.open(tmp_path_factory.mktemp("undisturbed") / "store", create=True)
     assert launch.run(RUNS, store, "cpu", workers=2) == {"done": 12, "diverged": 0, "failed": 0}
     return content(store)

@@ -24,7 +24,6 @@ from scalemem.orders import Order
 from scalemem.spec import run_id
 from scalemem.store import Store
 
-pytestmark = pytest.mark.usefixtures("quickest")
 KILLS = int(os.environ.get("SCALEMEM_KILLS", "3"))
 ROOT = Path(__file__).parents[1]
 

@@ -103,16 +103,18 @@ class Predictive:
             found = np.where(np.abs(excess) <= 1e-11, found, np.where(newton, step, low + (high - low) / 2))
         return self.law.off_scale(found)
 
+    @np.errstate(all="ignore")
     def _log_density(self, eta: np.ndarray) -> np.ndarray:
-        """The log density on the law's scale."""
+        """The log density on the law's scale. A component that is a point adds to it there alone, and one that lies nowhere not at all."""
         from scipy.special import gammaln, logsumexp
-        z = (eta - self.mean) / self.sd
+        z = np.where(eta == self.mean, 0.0, (eta - self.mean) / self.sd)
         if np.isinf(self.dof).all():
             each = -z * z / 2 - 0.5 * math.log(2 * math.pi)
         else:
             half = self.dof / 2
             each = -(half + 0.5) * np.log1p(z * z / self.dof) + gammaln(half + 0.5) - gammaln(half) - 0.5 * np.log(self.dof * math.pi)
-        return np.asarray(logsumexp(each - np.log(self.sd) + np.log(self.weights)[:, None], axis=0))
+        each = each - np.log(self.sd) + np.log(self.weights)[:, None]
+        return np.asarray(logsumexp(np.where(np.isnan(each), -math.inf, each), axis=0))
 
     def log_density(self, y: np.ndarray) -> np.ndarray:
         """log p(y) in y's own units (nats), at each point."""
