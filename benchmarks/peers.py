@@ -1,4 +1,4 @@
-"""The peers of `benchmarks/training.py`, each a process that trains when it is told to: PyTorch's and transformers' GPT-2.
+"""The peers of `benchmarks/training.py`, each a process that trains when it is told to, and of `packs.py`: PyTorch's and transformers' GPT-2.
 
     python benchmarks/peers.py torch|transformers|torch_peak MODEL CORES     (started by training.py)
 """
@@ -98,7 +98,7 @@ def gpt(shape: Shape):
                 nn.init.zeros_(module.bias)
 
         def forward(self, x):
-            h = self.tokens(x) + self.positions(torch.arange(x.shape[1]))
+            h = self.tokens(x) + self.positions(torch.arange(x.shape[1], device=x.device))
             for block in self.blocks:
                 h = block(h)
             return self.head(self.norm(h))
@@ -117,17 +117,26 @@ def hf_gpt2(shape: Shape):
     return lambda x: model(x).logits, model.parameters()
 
 
-def training(kind: str, shape: Shape) -> Callable[[], float]:
-    """A step of eager training with AdamW on 8 batches that are there already; gives the tokens scored."""
+def on_device(shape: Shape, mode: str) -> tuple[Callable[[], float], Callable[[], None]]:
+    """A step on a GPU, if there is one, "eager", "compiled" or under bfloat16 "autocast"; and a function that waits for the last one's end."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return training("torch", shape, device, mode), torch.cuda.synchronize if device == "cuda" else lambda: None
+
+
+def training(kind: str, shape: Shape, device: str = "cpu", mode: str = "eager") -> Callable[[], float]:
+    """A step of training with AdamW on 8 batches that are there already; gives the tokens scored."""
     import torch
     from torch.nn import functional as F
 
     torch.manual_seed(0)
+    torch.set_default_device(device)
     if kind == "transformers":
         forward, parameters = hf_gpt2(shape)
     else:
         model = gpt(shape)
-        forward, parameters = model, model.parameters()
+        forward, parameters = torch.compile(model) if mode == "compiled" else model, model.parameters()
     optimizer = torch.optim.AdamW(parameters, lr=1e-3)
     data = torch.randint(shape.vocab, (8, shape.batch, shape.length + 1))
     turn = 0
@@ -135,7 +144,8 @@ def training(kind: str, shape: Shape) -> Callable[[], float]:
     def step() -> float:
         nonlocal turn
         batch, turn = data[turn % 8], turn + 1
-        loss = F.cross_entropy(forward(batch[:, :-1]).view(-1, shape.vocab), batch[:, 1:].reshape(-1))
+        with torch.autocast(device, torch.bfloat16, enabled=mode == "autocast"):
+            loss = F.cross_entropy(forward(batch[:, :-1]).view(-1, shape.vocab), batch[:, 1:].reshape(-1))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
