@@ -88,9 +88,14 @@ def of(runs: Sequence[RunSpec], executor: str, devices: int, passes: Passes = Pa
       passes: options of the call.
       auto: over how many devices a model too large for one of them may be split; 0: over none.
       room: bytes of a device; of this process's by default.
+    Raises:
+      SpecError: a number of devices to split over that cannot be.
     """
-    if executor == "fsdp" and devices % (passes.split or devices):
-        raise SpecError(f"--split {passes.split}: must divide the {devices} devices; choose one of {', '.join(map(str, _divisors(devices)))}")
+    total = devices if executor == "fsdp" else auto
+    if passes.split and not total:
+        raise SpecError(f"--split {passes.split}: is of --executor fsdp or auto, not {executor}; choose one of these, or leave it out")
+    if passes.split and total % passes.split:
+        raise SpecError(f"--split {passes.split}: must divide the number of devices, {total}; choose one of {', '.join(map(str, _divisors(total)))}")
     found: dict[tuple[str, int, int], list[Path]] = {}
     groups: dict[object, list[RunSpec]] = {}
     for run in runs:
@@ -98,9 +103,10 @@ def of(runs: Sequence[RunSpec], executor: str, devices: int, passes: Passes = Pa
     for members in groups.values():
         path = _path(members, executor, devices, passes, room)
         if auto > 1 and executor != "fsdp" and not path.fits:
-            splits = [k for k in _divisors(auto) if k == auto or (k > 1 and auto // k <= len(members))]  # no group of devices without a run
+            able = [k for k in _divisors(auto) if k == auto or (k > 1 and auto // k <= len(members))]  # no group of devices without a run
+            splits = [passes.split] if passes.split else able
             tried = (_path(members, "fsdp", auto, replace(passes, split=k), room) for k in splits)
-            path = next(p for p in tried if p.fits or p.split == auto)
+            path = next(p for p in tried if p.fits or p.split == splits[-1])
         found.setdefault((path.executor, path.devices, path.split), []).append(path)
     return [_largest(paths) for paths in found.values()]
 

@@ -62,6 +62,7 @@ def test_what_is_too_large_for_a_device_is_split_or_said(monkeypatch, capsys, tm
     ways = paths.of(many, "vmap", 0, auto=8)  # as few devices a model as have the memory
     assert [(way.executor, way.devices, way.split, way.runs, way.fits) for way in ways] == [
         ("vmap", 0, 0, tuple(many[:2]), True), ("fsdp", 8, 4, tuple(many[2:]), True)]
+    assert paths.of(many, "vmap", 0, paths.Passes(split=8), auto=8)[1].split == 8  # as asked
     (alone,) = paths.of([large], "vmap", 0, auto=8)  # no device is left without a run
     assert (alone.split, alone.memory.total < ways[1].memory.total) == (8, True)
     assert [way.executor for way in paths.of([large], "vmap", 0)] == ["vmap"]  # as asked
@@ -81,3 +82,16 @@ def test_a_plan_says_path_and_memory(monkeypatch, capsys, tmp_path, store):
         launch.run([make_run()], store, "vmap")
     assert main(["plan", str(sim), "--micro-batch", "-1"]) == 2
     assert "--micro-batch -1: must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("split", "executor", "devices", "auto", "message"), [
+    (-1, "fsdp", 8, 0, "--split -1: must be at least 1 device"),
+    (3, "fsdp", 8, 0, "--split 3: must divide the number of devices, 8; choose one of 1, 2, 4, 8"),
+    (2, "vmap", 0, 1, "--split 2: must divide the number of devices, 1; choose one of 1"),
+    (2, "cpu", 0, 0, "--split 2: is of --executor fsdp or auto, not cpu"),
+])
+def test_a_split_that_cannot_be_is_one_line(split, executor, devices, auto, message):
+    with pytest.raises(SpecError) as caught:
+        paths.of([make_run()], executor, devices, paths.Passes(split=split), auto)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
