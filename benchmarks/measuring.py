@@ -26,8 +26,21 @@ STUDIES = ("memorization_forecast", "extraction", "membership_attacks")
 LIMIT = 0.2
 
 
+def dealt(packs: list[Any], workers: int) -> list[list[Any]]:
+    """The packs of each worker, as the launcher gives them out if each takes the time that is estimated."""
+    from scalemem import execute, launch
+
+    queue, given, free = list(packs), [[] for _ in range(workers)], [0.0] * workers
+    while queue:
+        w = free.index(min(free))
+        p = queue.pop(launch.suited(queue, {p.shape for p in given[w]}, {p.shape for each in given for p in each}))
+        given[w].append(p)
+        free[w] += execute.pack_seconds(p)
+    return given
+
+
 def worker(name: str, scale: str, number: int, workers: int, folder: Path) -> dict[str, float]:
-    """Works on every so many-th pack of a study on one core; gives seconds, and runs."""
+    """Works on a worker's packs of a study on one core; gives seconds, and runs."""
     from scalemem.worker import compilation_cache, settle
 
     settle(number)
@@ -52,14 +65,14 @@ def worker(name: str, scale: str, number: int, workers: int, folder: Path) -> di
         return call
 
     store = Store.open(folder / "store", create=True)
-    packs = execute.plan(study.sweep(name, scale).runs())
+    packs = dealt(execute.plan(study.sweep(name, scale).runs()), workers)[number]
     record.point, record.final = (timed(f, lambda args, f=f: (f.__name__, args[0].model)) for f in (record.point, record.final))
     store.append_tables = timed(store.append_tables)
     began = time.process_time()
-    for pack in packs[number::workers]:
+    for pack in packs:
         execute.work(pack, store)
     whole = time.process_time() - began
-    return spent | {"training_seconds": whole - spent["measuring_seconds"], "runs_count": sum(len(p.runs) for p in packs[number::workers])}
+    return spent | {"training_seconds": whole - spent["measuring_seconds"], "runs_count": sum(len(p.runs) for p in packs)}
 
 
 def study_cost(name: str, scale: str, workers: int) -> dict[str, Any]:

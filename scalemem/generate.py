@@ -13,7 +13,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from scalemem import models
+from scalemem import models, quick
+from scalemem.accounting import n_params
 from scalemem.models import Params
 from scalemem.spec import ModelSpec
 
@@ -94,7 +95,7 @@ def _best(logits: Float[Array, "B V"], banned: Any) -> Int[Array, " B"]:
 
 
 @functools.lru_cache(maxsize=64)
-def _program(model: ModelSpec, new_tokens: int, sampled: bool, top_k: int, nucleus: bool):
+def _program(model: ModelSpec, new_tokens: int, sampled: bool, top_k: int, nucleus: bool, quickly: bool):
     """The jitted function of one shape. Temperature, top_p, the rows' keys and the ban's arrays are traced."""
     prefill, step = models.decode(model)
 
@@ -128,7 +129,7 @@ def _program(model: ModelSpec, new_tokens: int, sampled: bool, top_k: int, nucle
             sequence = lax.scan(advance, (token, sequence, cache), jnp.arange(length + 1, length + new_tokens))[0][1]
         return sequence[:, length:]
 
-    return jax.jit(program)
+    return jax.jit(program, compiler_options=quick.options(quickly))
 
 
 def generate(model: ModelSpec, params: Params, prompts: Int[Array, "N P"] | np.ndarray, new_tokens: int, key: jax.Array | None = None,
@@ -174,7 +175,8 @@ def generate(model: ModelSpec, params: Params, prompts: Int[Array, "N P"] | np.n
         raise ValueError(f"key = None with temperature = {temperature}: must be a PRNG key; give one, or temperature 0 for greedy decoding")
     exact = dataclasses.replace(model, compute_dtype="float32", param_dtype="float32")
     params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
-    program = _program(exact, int(new_tokens), sampled, int(top_k) if sampled else 0, sampled and top_p < 1)
+    quickly = quick.worth(2.0 * n_params(model) * n * (length + new_tokens))
+    program = _program(exact, int(new_tokens), sampled, int(top_k) if sampled else 0, sampled and top_p < 1, quickly)
     chunk = min(_rows(model, length, new_tokens), 1 << max(n - 1, 0).bit_length())  # a power of two: few shapes to compile
     padded = jnp.pad(jnp.asarray(prompts, jnp.int32), ((0, -n % chunk), (0, 0)))
     keys = None if key is None else jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(len(padded)))

@@ -12,12 +12,12 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scalemem import cluster, execute, export_model, hosts, keeping, packsize, paths
+from scalemem import cluster, execute, export_model, hosts, keeping, packsize, paths, train
 from scalemem.durable import DiskError, one_line
 from scalemem.keeping import Keep
 from scalemem.pack import Pack
@@ -31,6 +31,7 @@ Report = Callable[[dict[str, Any]], None]
 EXECUTORS = ("auto", "cpu", "vmap", "shard", "fsdp")
 TRIES = 2  # of a pack whose worker died or raised
 POLL_S = 0.2  # how soon a signal is noticed while nothing happens
+NEARLY = 0.5  # of the longest pack's time, in which a worker may choose: what it has compiled saves seconds, a long pack left for last costs them
 LEAVE_S = 30.0  # after an interrupt, how long a worker may take to checkpoint
 
 
@@ -256,6 +257,7 @@ class _Worker:
     pack: Pack | None = None
     unread: bytes = field(default=b"")
     served: bool = False  # it has started well
+    shapes: set[train.Shape] = field(default_factory=set)  # whose programs it has compiled
 
     def lines(self) -> list[dict[str, Any]]:
         """Whole lines that have arrived; empty at the end of the stream."""
@@ -265,6 +267,7 @@ class _Worker:
 
     def give(self, p: Pack) -> None:
         self.pack = p
+        self.shapes.add(p.shape)
         with contextlib.suppress(BrokenPipeError):  # it has just died: the end of its stream will say so
             self.process.stdin.write(json.dumps(execute.to_json(p)).encode() + b"\n")  # type: ignore[union-attr]
             self.process.stdin.flush()  # type: ignore[union-attr]
@@ -282,8 +285,22 @@ def _start(store: Store, i: int, core: int | None) -> _Worker:
     return _Worker(process, log)
 
 
+def suited(queue: Sequence[Pack], own: Set[train.Shape], begun: Set[train.Shape]) -> int:
+    """Which pack of a queue, longest first, a worker takes: one whose programs it has, or else that nobody has, if it is nearly as long as the first.
+
+    Args:
+      queue: at least one pack.
+      own: shapes whose programs the worker has compiled.
+      begun: those that any worker has.
+    """
+    least = NEARLY * execute.pack_seconds(queue[0])
+    near = [i for i, p in enumerate(queue) if execute.pack_seconds(p) >= least]
+    mine, new = ([i for i in near if test(queue[i].shape)] for test in (own.__contains__, lambda shape: shape not in begun))
+    return (mine or new or near)[0]
+
+
 def _processes(packs: list[Pack], store: Store, workers: int, report: Report, stopping: Callable[[], int]) -> None:
-    """Longest packs first, each worker taking the next when it is free; a pack whose worker dies is tried once more."""
+    """Longest packs first, each worker taking one when it is free (`suited`); a pack whose worker dies is tried once more."""
     queue, tries, waits = list(packs), dict.fromkeys((p.id for p in packs), 0), set()
     places = cores()
     team = [_start(store, i, places[i % len(places)]) for i in range(workers)]
@@ -301,7 +318,7 @@ def _processes(packs: list[Pack], store: Store, workers: int, report: Report, st
     def next_pack(w: _Worker) -> None:
         w.pack = None
         if queue:
-            w.give(queue.pop(0))
+            w.give(queue.pop(suited(queue, w.shapes, set().union(*(other.shapes for other in team)))))
         else:
             w.process.stdin.close()  # type: ignore[union-attr]
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from scalemem import accounting, columnar, data, measure, strategies, train, trainable
+from scalemem import accounting, columnar, data, measure, quick, strategies, train, trainable
 from scalemem.data.load import load_ratio
 from scalemem.measure.moment import Moment, sources
 from scalemem.spec import RunSpec, at_stage, canonical_json, run_id
@@ -126,11 +126,12 @@ def _measured(run: RunSpec, stage: int, segment: int, weights: Weights, referenc
     values: dict[str, float] = {}
     blocks: dict[str, Block] = {}
     view, most = at_stage(run, stage), {probe.measure: probe.most for probe in run.probes}
-    params = weights() if any(name not in taken for name in names) else None
+    params, at_end = weights() if any(name not in taken for name in names) else None, all(probe.at == "end" for probe in run.probes)
     for name in names:
         if name not in taken:
             at = (Moment(stage, None if stage == 0 else reference, sources(run), most[name]),) if name in measure.OF_STAGES else ()
-            taken[name] = measure.get(name)(view, params, train.key(run.seed, "data"), train.key(run.seed, "probe"), *at)
+            with quick.once(at_end):
+                taken[name] = measure.get(name)(view, params, train.key(run.seed, "data"), train.key(run.seed, "probe"), *at)
         arrays = {column: np.asarray(value) for column, value in taken[name].items() if np.ndim(value)}
         values |= {column: value for column, value in taken[name].items() if column not in arrays}
         if arrays:

@@ -150,7 +150,7 @@ def test_the_shortfall_of_short_sequences(seq_len, predicted, published):
 def test_scores_do_not_depend_on_the_chunks(monkeypatch, params):
     tokens = jnp.asarray(items(RUN, keys(RUN)[0], 13))
     whole = scoring.score(RUN.model, params[0], tokens)
-    monkeypatch.setattr(scoring, "CHUNK_LOGITS", 4 * 8 * 32)
+    monkeypatch.setitem(scoring.CHUNK_FLOATS, "cpu", 4 * 8 * 32)
     parts = scoring.score(RUN.model, params[0], tokens)
     np.testing.assert_allclose(parts.nats, whole.nats, rtol=2e-6)
     np.testing.assert_array_equal(parts.exact, whole.exact)

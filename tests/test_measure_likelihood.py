@@ -42,7 +42,7 @@ def test_token_statistics_are_those_of_float64(monkeypatch):
     np.testing.assert_allclose(got.sigma, np.sqrt((np.exp(log_p) * log_p**2).sum(-1) - mean**2), rtol=1e-4)
     np.testing.assert_array_equal(got.rank, [[1 + sum(log_p[i, t, v] > right[i, t] for v in range(32)) for t in range(7)] for i in range(13)])
     np.testing.assert_array_equal(got.greedy, log_p.argmax(-1) == tokens[:, 1:])
-    monkeypatch.setattr(scoring, "CHUNK_LOGITS", 4 * 8 * 32)
+    monkeypatch.setitem(scoring.CHUNK_FLOATS, "cpu", 4 * 8 * 32)
     for a, b in zip(likelihood.token_statistics(model, params, tokens), got, strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-6)
 

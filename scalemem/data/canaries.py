@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from scalemem import quick
 from scalemem.spec import CanarySpec, ModelSpec, OptimizerSpec, Probe, RunSpec, SpecError, Stage
 
 HELD_OUT = 1 << 29  # items from here on are never trained on: fresh samples of the source, or a text's held-out chunks
@@ -161,8 +162,9 @@ def _probes(run: RunSpec) -> Probes:
 
     stage, spec = run.stages[0], require(run)
     slots = 1 << (stage.data.n_items - 1).bit_length()
-    tokens, draw = _program(_bare(run))(order.key(run.seed, "data"))
-    seen = _order_program(_bare(run), slots)(order.key(run.seed, "order"), stage.data.n_items)
+    quickly = quick.worth(0.0)
+    tokens, draw = _program(_bare(run), quickly and exact(run))(order.key(run.seed, "data"))
+    seen = _order_program(_bare(run), slots, quickly)(order.key(run.seed, "order"), stage.data.n_items)
     count = spec.per_group * spec.groups
     planted = (np.asarray(draw) < np.float32(spec.include)) & (np.arange(len(tokens)) < count) & ~np.isin(np.arange(len(tokens)), spec.left_out)
     group = np.concatenate([np.repeat(np.arange(spec.groups), spec.per_group), np.full(spec.controls, -1)])
@@ -177,6 +179,12 @@ def _probes(run: RunSpec) -> Probes:
                   np.where(planted, first, -1), np.where(planted, last, -1), np.arange(len(planted)))
 
 
+def exact(run: RunSpec) -> bool:
+    """Whether items are drawn with integers alone, and so are the same however a program that draws them is compiled."""
+    source = run.stages[0].data
+    return source.generator in ("uniform", "zipf", "markov") and (source.canaries is None or source.canaries.kind not in ("trap", "template"))
+
+
 def _bare(run: RunSpec) -> RunSpec:
     """A run without what its probes' tokens and its order do not depend on: few programs to compile."""
     stage, spec, model = run.stages[0], require(run), run.model
@@ -187,29 +195,29 @@ def _bare(run: RunSpec) -> RunSpec:
 
 
 @functools.lru_cache(maxsize=64)
-def _program(run: RunSpec):
+def _program(run: RunSpec, quickly: bool):
     """Data key -> the probes' tokens, and what `included` draws for each: one program for all seeds, sizes and numbers of items."""
     from scalemem import data
 
     spec = require(run)
     generator = data.get(run.stages[0].data.generator)
 
-    @jax.jit
     def made(data_key: jax.Array):
         number = jnp.arange(spec.per_group * spec.groups + spec.controls)
         background = generator.items(run, data_key, HELD_OUT + number)
         tokens = _placed(background, contents(run, generator, data_key, number), jnp.full(number.shape, max(spec.offset, 0)))
         return tokens, _draw(data_key, number)
 
-    return made
+    return jax.jit(made, compiler_options=quick.options(quickly))
 
 
 @functools.lru_cache(maxsize=64)
-def _order_program(run: RunSpec, slots: int):
+def _order_program(run: RunSpec, slots: int, quickly: bool):
     """(order key, number of items) -> the first epoch's order."""
     from scalemem.data import order
 
-    return jax.jit(lambda order_key, n_items: order.permutation(run, jax.random.fold_in(order_key, 0), slots, n_items))
+    return jax.jit(lambda order_key, n_items: order.permutation(run, jax.random.fold_in(order_key, 0), slots, n_items),
+                   compiler_options=quick.options(quickly))
 
 
 def require(run: RunSpec) -> CanarySpec:

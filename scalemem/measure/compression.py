@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from scalemem import models
 from scalemem.data import canaries
-from scalemem.measure.scoring import CHUNK_LOGITS
+from scalemem.measure import scoring
 from scalemem.models import Params
 from scalemem.spec import ModelSpec, RunSpec
 
@@ -69,7 +69,7 @@ def _judged(logits: Float[Array, "L V"], target: Int[Array, " T"], n: Any) -> tu
 def _attempt(params: Params, target: Int[Array, " T"], n: Any, steps: Any, key: jax.Array, *, apply, longest: int, candidates: int, top_k: int):
     """(found, prompt [longest]) of one search at n tokens. n and steps are traced: one compilation for all lengths of prompt."""
     with jax.default_matmul_precision("highest"):
-        chunk = max(1, CHUNK_LOGITS // ((longest + len(target)) * len(params["tokens"])))
+        chunk = scoring.at_once((longest + len(target)) * len(params["tokens"]))
 
         def judged(prompt):
             return _judged(apply(params, _laid(prompt, target, n)[None])[0], target, n)

@@ -59,7 +59,7 @@ def divergence(model: ModelSpec, old: Params, new: Params, tokens: Any, last: bo
     exact = dataclasses.replace(model, compute_dtype="float32", param_dtype="float32")
     old, new = (jax.tree.map(lambda w: jnp.asarray(w, jnp.float32), weights) for weights in (old, new))
     tokens = np.asarray(tokens, np.int32)
-    fits = max(1, scoring.CHUNK_LOGITS // (2 * tokens.shape[1] * model.vocab_size))
+    fits = scoring.at_once(2 * tokens.shape[1] * max(model.vocab_size, 4 * model.d_model))
     chunk = min(fits, 1 << (len(tokens) - 1).bit_length())
     padded = np.pad(tokens, ((0, -len(tokens) % chunk), (0, 0)))
     parts = [_program(exact, last)(old, new, padded[i : i + chunk]) for i in range(0, len(padded), chunk)]
