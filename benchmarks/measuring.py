@@ -30,12 +30,15 @@ def dealt(packs: list[Any], workers: int) -> list[list[Any]]:
     """The packs of each worker, as the launcher gives them out if each takes the time that is estimated."""
     from scalemem import execute, launch
 
-    queue, given, free = list(packs), [[] for _ in range(workers)], [0.0] * workers
+    shapes: dict[Any, int] = {}
+    queue = [(p, execute.pack_seconds(p), shapes.setdefault(p.shape, len(shapes))) for p in packs]
+    given, free, own = [[] for _ in range(workers)], [0.0] * workers, [set() for _ in range(workers)]
     while queue:
         w = free.index(min(free))
-        p = queue.pop(launch.suited(queue, {p.shape for p in given[w]}, {p.shape for each in given for p in each}))
+        p, seconds, shape = queue.pop(launch.suited([each[1:] for each in queue], own[w], set().union(*own)))
         given[w].append(p)
-        free[w] += execute.pack_seconds(p)
+        own[w].add(shape)
+        free[w] += seconds
     return given
 
 

@@ -257,7 +257,7 @@ class _Worker:
     pack: Pack | None = None
     unread: bytes = field(default=b"")
     served: bool = False  # it has started well
-    shapes: set[train.Shape] = field(default_factory=set)  # whose programs it has compiled
+    shapes: set[int] = field(default_factory=set)  # whose programs it has compiled, by number
 
     def lines(self) -> list[dict[str, Any]]:
         """Whole lines that have arrived; empty at the end of the stream."""
@@ -267,7 +267,6 @@ class _Worker:
 
     def give(self, p: Pack) -> None:
         self.pack = p
-        self.shapes.add(p.shape)
         with contextlib.suppress(BrokenPipeError):  # it has just died: the end of its stream will say so
             self.process.stdin.write(json.dumps(execute.to_json(p)).encode() + b"\n")  # type: ignore[union-attr]
             self.process.stdin.flush()  # type: ignore[union-attr]
@@ -285,23 +284,33 @@ def _start(store: Store, i: int, core: int | None) -> _Worker:
     return _Worker(process, log)
 
 
-def suited(queue: Sequence[Pack], own: Set[train.Shape], begun: Set[train.Shape]) -> int:
-    """Which pack of a queue, longest first, a worker takes: one whose programs it has, or else that nobody has, if it is nearly as long as the first.
+def suited(waiting: Sequence[tuple[float, int]], own: Set[int], begun: Set[int]) -> int:
+    """Which pack a worker takes: one whose programs it has, or else that nobody has, if it is nearly as long as the first.
 
     Args:
-      queue: at least one pack.
+      waiting: of each pack, longest first, the seconds it takes and the number of its shape; at least one.
       own: shapes whose programs the worker has compiled.
       begun: those that any worker has.
+
+    >>> suited([(9, 0), (8, 0), (7, 1), (2, 2)], {1}, {0, 1}), suited([(9, 0), (8, 0), (7, 1)], set(), {0}), suited([(9, 0), (2, 1)], {1}, {0, 1})
+    (2, 2, 0)
     """
-    least = NEARLY * execute.pack_seconds(queue[0])
-    near = [i for i, p in enumerate(queue) if execute.pack_seconds(p) >= least]
-    mine, new = ([i for i in near if test(queue[i].shape)] for test in (own.__contains__, lambda shape: shape not in begun))
-    return (mine or new or near)[0]
+    least, new = NEARLY * waiting[0][0], 0
+    for i, (seconds, shape) in enumerate(waiting):
+        if seconds < least:
+            break
+        if shape in own:
+            return i
+        if waiting[new][1] in begun and shape not in begun:
+            new = i
+    return new
 
 
 def _processes(packs: list[Pack], store: Store, workers: int, report: Report, stopping: Callable[[], int]) -> None:
     """Longest packs first, each worker taking one when it is free (`suited`); a pack whose worker dies is tried once more."""
     queue, tries, waits = list(packs), dict.fromkeys((p.id for p in packs), 0), set()
+    shapes: dict[train.Shape, int] = {}
+    about = {id(p): (execute.pack_seconds(p), shapes.setdefault(p.shape, len(shapes))) for p in packs}
     places = cores()
     team = [_start(store, i, places[i % len(places)]) for i in range(workers)]
     selector = selectors.DefaultSelector()
@@ -318,7 +327,11 @@ def _processes(packs: list[Pack], store: Store, workers: int, report: Report, st
     def next_pack(w: _Worker) -> None:
         w.pack = None
         if queue:
-            w.give(queue.pop(suited(queue, w.shapes, set().union(*(other.shapes for other in team)))))
+            free = [i for i, p in enumerate(queue) if p.id not in waits] if waits else []
+            free = free or list(range(len(queue)))  # what another process works on comes last
+            i = free[suited([about[id(queue[i])] for i in free], w.shapes, set().union(*(other.shapes for other in team)))]
+            w.shapes.add(about[id(queue[i])][1])
+            w.give(queue.pop(i))
         else:
             w.process.stdin.close()  # type: ignore[union-attr]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import MODEL, SIZE, longer, make_pack, make_run
+from conftest import MODEL, SIZE, make_pack, make_run
 
 import scalemem
 from scalemem import checkpoint, data, execute, launch, measure, train, worker
@@ -175,18 +175,13 @@ def test_what_cannot_be_run_is_one_line_before_anything_runs(store, change, mess
 
 def test_a_worker_takes_what_it_has_compiled_unless_something_is_far_longer():
     """Otherwise what nobody has compiled, and else the longest."""
-    sizes = [dataclasses.replace(RUNS[0].model, d_model=d) for d in (8, 16)]
-    packs = [make_pack([dataclasses.replace(longer(RUNS[0], e), model=m)], size=1) for m, e in
-             ((sizes[0], 40_000), (sizes[1], 30_000), (sizes[0], 25_000), (sizes[1], 1_000))]
-    packs.sort(key=execute.pack_seconds, reverse=True)
-    order = [p.shape.run.model.d_model for p in packs]
-    a, b = (next(p.shape for p in packs if p.shape.run.model.d_model == d) for d in (order[0], 24 - order[0]))
-    first_of_b = order.index(24 - order[0])
-    assert launch.suited(packs, set(), set()) == 0
-    assert launch.suited(packs, set(), {a}) == first_of_b  # the other worker has begun a
-    assert launch.suited(packs, {b}, {a, b}) == first_of_b
-    assert launch.suited(packs, set(), {a, b}) == 0
-    assert launch.suited([packs[0], packs[-1]], {packs[-1].shape}, set()) == 0  # which is far shorter
+    waiting = [(10.0, 0), (9.0, 0), (8.0, 1), (6.0, 1), (4.0, 2)]
+    assert launch.suited(waiting, set(), set()) == 0
+    assert launch.suited(waiting, set(), {0}) == 2
+    assert launch.suited(waiting, {1}, {0, 1}) == 2
+    assert launch.suited(waiting, set(), {0, 1}) == 0
+    assert launch.suited(waiting, {2}, {0, 1, 2}) == 0  # what it has compiled is far shorter
+    assert launch.suited(waiting[:1], {5}, {5}) == 0
 
 
 def test_an_unknown_executor_is_one_line(store):
