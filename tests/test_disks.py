@@ -17,7 +17,7 @@ from scalemem.spec import run_id
 from scalemem.store import Store
 
 RUNS = [make_run(exposures=e, seed=i) for i, e in enumerate((24, 24, 6))]
-MANY = [make_run(exposures=2000, seed=i) for i in range(16)]
+MANY = [make_run(exposures=600, seed=i) for i in range(16)]
 SIM = """
 import sys
 sys.path[:0] = [{!r}]
