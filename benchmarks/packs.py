@@ -28,20 +28,12 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the peers nee
 import jax
 import jax.numpy as jnp
 from peers import SHAPES, Shape, on_device
+from training import run_of
 
 from scalemem import accounting, execute, memory, packsize
 from scalemem.models import attention
-from scalemem.spec import DataSpec, ModelSpec, OptimizerSpec, Probe, RunSpec, Stage
 
 PEERS = {"PyTorch, eager": "eager", "PyTorch, compiled": "compiled", "PyTorch, bfloat16 autocast": "autocast"}
-
-
-def run_of(shape: Shape, dtype: str) -> RunSpec:
-    model = ModelSpec(d_model=shape.d, n_layers=shape.layers, n_heads=shape.heads, vocab_size=shape.vocab, seq_len=shape.length + 1,
-                      compute_dtype=dtype)
-    stage = Stage(data=DataSpec(n_items=8 * shape.batch), optimizer=OptimizerSpec(peak_lr=1e-3, schedule="constant"), exposures=1_000_000,
-                  batch_size=shape.batch)
-    return RunSpec(model=model, stages=(stage,), probes=(Probe("capacity"),))
 
 
 def rate(step: Callable[[], Any], done: float, seconds: float) -> float:

@@ -32,6 +32,17 @@ PEERS = {
 OURS = "scalemem"
 
 
+def run_of(shape: Shape, dtype: str = "float32", seed: int = 0) -> Any:
+    """A run of a reference model, of 8 batches and as many epochs as anybody wants."""
+    from scalemem.spec import DataSpec, ModelSpec, OptimizerSpec, Probe, RunSpec, Stage
+
+    model = ModelSpec(d_model=shape.d, n_layers=shape.layers, n_heads=shape.heads, vocab_size=shape.vocab, seq_len=shape.length + 1,
+                      compute_dtype=dtype)
+    stage = Stage(data=DataSpec(n_items=8 * shape.batch), optimizer=OptimizerSpec(peak_lr=1e-3, schedule="constant"), exposures=1_000_000,
+                  batch_size=shape.batch)
+    return RunSpec(model=model, stages=(stage,), probes=(Probe("capacity"),), seed=seed)
+
+
 def ours(shape: Shape) -> Callable[[], float]:
     """Advances a pack of 2 runs by about half a second; gives the tokens scored."""
     import time
@@ -39,13 +50,9 @@ def ours(shape: Shape) -> Callable[[], float]:
     import jax
 
     from scalemem import execute, pack
-    from scalemem.spec import DataSpec, ModelSpec, OptimizerSpec, Probe, RunSpec, Stage
 
-    items, t = 8 * shape.batch, shape.length
-    model = ModelSpec(d_model=shape.d, n_layers=shape.layers, n_heads=shape.heads, vocab_size=shape.vocab, seq_len=t + 1)
-    stage = Stage(data=DataSpec(n_items=items), optimizer=OptimizerSpec(peak_lr=1e-3, schedule="constant"), exposures=1_000_000,
-                  batch_size=shape.batch)
-    runs = tuple(RunSpec(model=model, stages=(stage,), probes=(Probe("capacity"),), seed=seed) for seed in range(2))
+    runs = tuple(run_of(shape, seed=seed) for seed in range(2))
+    scored = runs[0].stages[0].data.n_items * shape.length
     both = pack.Pack(execute.plan(runs)[0].shape, runs, 2)
     program, k = pack.program(both.shape, "map"), pack.knobs(both)
     state = [jax.block_until_ready(program.advance(program.start(k), k, 1))]
@@ -55,7 +62,7 @@ def ours(shape: Shape) -> Callable[[], float]:
 
     def step() -> float:
         state[0] = jax.block_until_ready(program.advance(state[0], k, epochs))
-        return 2 * epochs * items * t
+        return 2 * epochs * scored
 
     return step
 

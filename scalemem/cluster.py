@@ -47,8 +47,7 @@ def run(store: Store, way: Path, slurm: Slurm, passes: Passes, report: Report, s
       Interrupted: SIGINT, after the jobs have been cancelled, with checkpoints; or SIGTERM, and the jobs go on.
     """
     with locking.exclusive(store.path / "lock-slurm"):
-        sizes = functools.partial(size, slurm=slurm, devices=way.devices)
-        plan = functools.partial(execute.plan, way.runs, store, way.how, max(1, way.devices), passes.micro_batch, passes.remat, sizes, way.split)
+        plan = functools.partial(way.plan, store, passes, functools.partial(size, slurm=slurm, devices=way.devices))
         _Watch(way.runs, store, way.how, way.devices, slurm, report, plan).until_settled(stopping)
 
 
@@ -62,10 +61,8 @@ def ways(runs: Sequence[RunSpec], slurm: Slurm, executor: str, passes: Passes) -
     """
     chosen = executor if executor != "auto" else "shard" if slurm.gpus > 1 else "vmap" if slurm.gpus else "cpu"
     devices = 0 if chosen in ("cpu", "vmap") else max(1, slurm.gpus)
-    found = paths.of(runs, chosen, devices, passes, slurm.gpus if executor == "auto" else 0, slurm.gpu_memory * paths.GB or math.inf)
-    if lost := next((way for way in found if way.never_fits), None):
-        raise SpecError(lost.complaint())
-    return found
+    room = slurm.gpu_memory * paths.GB or math.inf
+    return paths.possible(paths.of(runs, chosen, devices, passes, slurm.gpus if executor == "auto" else 0, room))
 
 
 def size(members: Sequence[RunSpec], shape: train.Shape, slurm: Slurm, devices: int) -> int:

@@ -123,9 +123,7 @@ def run(sweep: Sweep | Sequence[RunSpec], store: Store, executor: str = "auto", 
                 hosts.follow(execute.from_json)
             return _counts(runs, store, report)
     with hosts.leading(team, across), store.writer() if team.index == 0 else contextlib.nullcontext(), _signals() as stopping:
-        taken = ways(runs, executor, passes, across)
-        if lost := next((way for way in taken if way.never_fits), None):
-            raise SpecError(lost.complaint())
+        taken = paths.possible(ways(runs, executor, passes, across))
         planned = [(way, _planned(way, store, passes, team, across)) for way in taken]
         keeping.ask(store.path, keep)
         if lacking := keeping.note(store, keep, runs):
@@ -154,7 +152,7 @@ def _planned(way: paths.Path, store: Store, passes: paths.Passes, team: hosts.Te
     packs = []
     if team.index == 0:
         sizes = functools.partial(packsize.choose, how=way.how, devices=max(1, way.devices)) if way.how in ("vmap", "shard") else None
-        packs = execute.plan(way.runs, store, way.how, max(1, way.devices), passes.micro_batch, passes.remat, sizes, way.split)
+        packs = way.plan(store, passes, sizes)
     if team.count == 1 or across:
         return packs
     packs = [execute.from_json(each) for each in json.loads(team.share(json.dumps([execute.to_json(p) for p in packs]).encode()))]
@@ -327,8 +325,7 @@ def _processes(packs: list[Pack], store: Store, workers: int, report: Report, st
     def next_pack(w: _Worker) -> None:
         w.pack = None
         if queue:
-            free = [i for i, p in enumerate(queue) if p.id not in waits] if waits else []
-            free = free or list(range(len(queue)))  # what another process works on comes last
+            free = [i for i, p in enumerate(queue) if not waits or p.id not in waits] or range(len(queue))  # what another works on comes last
             i = free[suited([about[id(queue[i])] for i in free], w.shapes, set().union(*(other.shapes for other in team)))]
             w.shapes.add(about[id(queue[i])][1])
             w.give(queue.pop(i))

@@ -70,7 +70,7 @@ class Program:
             return _many(lambda one: train.advance(shape, one[0], one[1], segments, placement), how, mesh)((states, k))
 
         if how == "shard":
-            runs, all_ = PartitionSpec("runs"), PartitionSpec()
+            runs, all_ = PartitionSpec(sharding.RUNS), PartitionSpec()
             start = jax.shard_map(start, mesh=mesh, in_specs=runs, out_specs=runs, check_vma=False)
             advance = jax.shard_map(advance, mesh=mesh, in_specs=(runs, runs, all_), out_specs=runs, check_vma=False)
         self.mesh = mesh
@@ -90,7 +90,7 @@ def _many(f, how: str, mesh: Mesh | None = None):
 
 def _mesh(how: str, devices: tuple[Any, ...], size: int) -> Mesh | None:
     if how == "shard":
-        return Mesh(np.asarray(devices), ("runs",))
+        return Mesh(np.asarray(devices), (sharding.RUNS,))
     return sharding.mesh(devices, size) if how == "fsdp" else None
 
 

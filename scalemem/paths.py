@@ -6,7 +6,7 @@ of them as have room for it, and as many runs train at once as there are such gr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import jax
@@ -15,6 +15,8 @@ from scalemem import accounting, execute, memory
 from scalemem.memory import Memory
 from scalemem.pack import Pack
 from scalemem.spec import RunSpec, SpecError
+from scalemem.store import Store
+from scalemem.train import Shape
 
 GB = 1e9
 
@@ -59,6 +61,10 @@ class Path:
     def never_fits(self) -> bool:
         """Not even what is counted exactly: weights, moments and gradients."""
         return self.memory.total - self.memory.activations - self.memory.data > self.capacity
+
+    def plan(self, store: Store | None, passes: Passes, sizes: Callable[[Sequence[RunSpec], Shape], int] | None = None) -> list[Pack]:
+        """The packs of its runs that a store lacks: `execute.plan`."""
+        return execute.plan(self.runs, store, self.how, max(1, self.devices), passes.micro_batch, passes.remat, sizes, self.split)
 
     def row(self) -> dict[str, object]:
         """For a plan: path, devices, runs and bytes on each device."""
@@ -109,6 +115,13 @@ def of(runs: Sequence[RunSpec], executor: str, devices: int, passes: Passes = Pa
             path = next(p for p in tried if p.fits or p.split == splits[-1])
         found.setdefault((path.executor, path.devices, path.split), []).append(path)
     return [_largest(paths) for paths in found.values()]
+
+
+def possible(found: list[Path]) -> list[Path]:
+    """Them; SpecError in one line if a model of one of them cannot fit."""
+    if lost := next((path for path in found if path.never_fits), None):
+        raise SpecError(lost.complaint())
+    return found
 
 
 def _divisors(n: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Programs that are not worth optimising: on a CPU they are compiled in a third of the time, and take three times as long to run.
+"""Programs that are not worth optimising: on a CPU they are compiled in a third of the time, and take three to five times as long to run.
 
 Of a run that is measured once, compiling its small measures takes longer than the measures. Which programs are such depends on the run and on shapes
 alone, not on a clock, so that a run gives the same bits again.

@@ -126,7 +126,8 @@ def _measured(run: RunSpec, stage: int, segment: int, weights: Weights, referenc
     values: dict[str, float] = {}
     blocks: dict[str, Block] = {}
     view, most = at_stage(run, stage), {probe.measure: probe.most for probe in run.probes}
-    params, at_end = weights() if any(name not in taken for name in names) else None, all(probe.at == "end" for probe in run.probes)
+    params = weights() if any(name not in taken for name in names) else None
+    at_end = all(probe.at == "end" for probe in run.probes)
     for name in names:
         if name not in taken:
             at = (Moment(stage, None if stage == 0 else reference, sources(run), most[name]),) if name in measure.OF_STAGES else ()

@@ -5,6 +5,7 @@ import json
 import math
 import random
 
+import numpy as np
 import pytest
 
 from scalemem.spec import (
@@ -70,9 +71,8 @@ def test_spelling_of_numbers_does_not_change_identity():
 
 
 def test_numpy_numbers_are_numbers():
-    numpy = pytest.importorskip("numpy")
-    assert run_id(dataclasses.replace(RUN, seed=numpy.int64(3))) == run_id(dataclasses.replace(RUN, seed=3))
-    assert OptimizerSpec(peak_lr=numpy.float64(0.02)) == STAGE.optimizer
+    assert run_id(dataclasses.replace(RUN, seed=np.int64(3))) == run_id(dataclasses.replace(RUN, seed=3))
+    assert OptimizerSpec(peak_lr=np.float64(0.02)) == STAGE.optimizer
 
 
 def _leaves(value, path=()):

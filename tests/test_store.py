@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from pyarrow import csv, parquet
 from store_rows import RUNS, complete, fill, flip, pack, parts
@@ -44,9 +45,8 @@ def test_columns_unite(store):
 
 
 def test_nan_is_not_null_and_numpy_scalars_are_numbers(store):
-    numpy = pytest.importorskip("numpy")
-    store.append("runs", [{"run_id": "a", "status": "diverged", "x": math.nan, "y": numpy.float32(0.5)},
-                          {"run_id": "b", "status": "done", "x": None, "y": numpy.int64(3), "z": numpy.array(True)}])
+    store.append("runs", [{"run_id": "a", "status": "diverged", "x": math.nan, "y": np.float32(0.5)},
+                          {"run_id": "b", "status": "done", "x": None, "y": np.int64(3), "z": np.array(True)}])
     table = store.table("runs")
     assert math.isnan(table["x"][0].as_py())
     assert table["x"][1].as_py() is None

@@ -4,6 +4,7 @@ import itertools
 import math
 from typing import Literal
 
+import pyarrow as pa
 import pytest
 
 from scalemem.spec import DataSpec, ModelSpec, OptimizerSpec, Probe, RunSpec, SpecError, Stage, run_id
@@ -181,11 +182,10 @@ def test_without_a_tuned_axis_all_rows_of_the_sweep_stay():
 
 
 def test_a_union_is_tuned_part_by_part_and_arrow_tables_stay_arrow():
-    arrow = pytest.importorskip("pyarrow")
     other = Sweep(BASE, {"exposures": grid(7), "peak_lr": grid(0.01, 0.02)})
     sweep = tuned() + other
     rows = [{k: v for k, v in row.items() if k != "key"} for row in table(sweep, lambda e, lr, seed: abs(lr - 0.02))]
-    kept = sweep.reduce_tuned(arrow.Table.from_pylist(rows))
+    kept = sweep.reduce_tuned(pa.Table.from_pylist(rows))
     assert kept.num_rows == 2 * 2 + 2
     assert set(kept["run_id"].to_pylist()) >= set(map(run_id, other.runs()))
 

@@ -126,7 +126,7 @@ def plan(args: argparse.Namespace) -> Outcome:
     execute.check(runs)
     passes = paths.Passes(args.micro_batch or 0, args.remat, args.split or 0)
     ways = launch.ways(runs, args.executor, passes)
-    planned = [(way, execute.plan(way.runs, store, way.how, max(1, way.devices), passes.micro_batch, passes.remat, split=way.split)) for way in ways]
+    planned = [(way, way.plan(store, passes)) for way in ways]
     packs = [p for _, own in planned for p in own]
     finished = store.finished() if store else {}
     shapes: dict[Any, list[Any]] = {}
